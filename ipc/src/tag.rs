@@ -1,0 +1,24 @@
+//! What a payload is, so that a browser or another language can be given it in the right form.
+
+use serde::{Deserialize, Serialize};
+
+/// The content of a payload. The wire never looks inside; the tag travels with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Tag {
+    /// Opaque bytes.
+    Bytes = 0,
+    /// UTF-8 text.
+    Text = 1,
+    /// One JSON value.
+    Json = 2,
+    /// One MessagePack value.
+    Msgpack = 3,
+}
+
+impl Tag {
+    /// The tag with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Tag> {
+        [Tag::Bytes, Tag::Text, Tag::Json, Tag::Msgpack].into_iter().find(|tag| *tag as u8 == number)
+    }
+}

@@ -1,0 +1,3 @@
+//! The small parent of the supervisor that holds its descriptors, reaps, and restarts it.
+
+pub mod name;

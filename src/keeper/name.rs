@@ -1,0 +1,132 @@
+//! Names of what lies in the keeper's store: a kind and numbers, of fixed length, without user text.
+//!
+//! The table of kinds, with who creates each and when it is dropped, stands in ARCHITECTURE.md.
+
+use std::fmt;
+
+/// Bytes of a name on the wire.
+pub const NAME_BYTES: usize = 16;
+
+/// What a stored descriptor is. Numbers are frozen: a later version only adds some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u16)]
+pub enum Kind {
+    /// The state memfd. `owner` 0.
+    State = 1,
+    /// The CLI's listening socket. `owner` 0.
+    Control = 2,
+    /// The status server's listening socket. `owner` 0.
+    Status = 3,
+    /// The front's listening socket. `owner` 0.
+    Front = 4,
+    /// A sealed memfd with an app's spec. `owner` app, `generation` revision.
+    Spec = 5,
+    /// A sealed memfd with the supervisor-wide settings. `owner` 0, `generation` revision.
+    Settings = 6,
+    /// A listening socket of an app. `owner` app, `part` place in its list.
+    Listener = 7,
+    /// An instance's pidfd. `owner` instance, `generation` incarnation.
+    Pidfd = 8,
+    /// Read end of an instance's stdout. `owner` instance, `generation` incarnation.
+    Out = 9,
+    /// Read end of an instance's stderr. `owner` instance, `generation` incarnation.
+    Err = 10,
+    /// The supervisor's end of an instance's link. `owner` instance, `generation` incarnation.
+    Link = 11,
+    /// A participant's outbox. `owner` herd, `part` slot, `generation` incarnation.
+    Outbox = 12,
+    /// A participant's bell (eventfd). `owner` herd, `part` slot, `generation` incarnation.
+    Bell = 13,
+    /// A herd's directory. `owner` herd, `generation` counts supervisors that wrote one.
+    Directory = 14,
+    /// What `herdwire run` asked for: a sealed memfd with a start request. `owner` 0.
+    Run = 15,
+}
+
+impl Kind {
+    const ALL: [Kind; 15] = [
+        Kind::State,
+        Kind::Control,
+        Kind::Status,
+        Kind::Front,
+        Kind::Spec,
+        Kind::Settings,
+        Kind::Listener,
+        Kind::Pidfd,
+        Kind::Out,
+        Kind::Err,
+        Kind::Link,
+        Kind::Outbox,
+        Kind::Bell,
+        Kind::Directory,
+        Kind::Run,
+    ];
+
+    fn from_number(number: u16) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+}
+
+/// A name in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    pub kind: Kind,
+    pub part: u16,
+    pub owner: u32,
+    pub generation: u32,
+}
+
+impl Name {
+    /// A name with `part` 0.
+    pub fn new(kind: Kind, owner: u32, generation: u32) -> Name {
+        Name { kind, part: 0, owner, generation }
+    }
+
+    /// The name of one of several parts.
+    pub fn part(kind: Kind, owner: u32, part: u16, generation: u32) -> Name {
+        Name { kind, part, owner, generation }
+    }
+
+    /// The name as it travels.
+    pub fn to_bytes(self) -> [u8; NAME_BYTES] {
+        let mut bytes = [0; NAME_BYTES];
+        bytes[0..2].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.part.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.owner.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.generation.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a name; `None` for a kind of a later version.
+    pub fn from_bytes(bytes: &[u8; NAME_BYTES]) -> Option<Name> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Some(Name {
+            kind: Kind::from_number(u16::from_le_bytes([bytes[0], bytes[1]]))?,
+            part: u16::from_le_bytes([bytes[2], bytes[3]]),
+            owner: word(4),
+            generation: word(8),
+        })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}:{}/{}#{}", self.kind, self.owner, self.part, self.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_comes_back_and_an_unknown_one_does_not() {
+        for kind in Kind::ALL {
+            let name = Name::part(kind, 70_000, 255, 3);
+            assert_eq!(Name::from_bytes(&name.to_bytes()), Some(name));
+        }
+        let mut bytes = Name::new(Kind::State, 0, 0).to_bytes();
+        bytes[0] = 99;
+        assert_eq!(Name::from_bytes(&bytes), None);
+    }
+}

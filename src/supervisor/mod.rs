@@ -1,0 +1,4 @@
+//! The shell that runs it all.
+
+pub mod control;
+pub mod snapshot;

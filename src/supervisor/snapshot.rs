@@ -1,0 +1,202 @@
+//! What the supervisor shows of itself: one value, asked for by the CLI, the status page and the metrics.
+//!
+//! Everything here is plain data read off the state; nothing keeps a second copy. No environment values and no
+//! secrets are among it, except [`InstanceView::env`], which is filled only for `jlist` over the owner's socket.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole picture at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub supervisor: SupervisorView,
+    pub instances: Vec<InstanceView>,
+    pub herds: Vec<HerdView>,
+    pub bridge: Option<BridgeView>,
+    pub front: Option<FrontView>,
+    pub host: HostView,
+}
+
+/// Supervisor and keeper.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SupervisorView {
+    pub version: String,
+    pub node: String,
+    pub pid: u32,
+    pub keeper_pid: u32,
+    /// Since this supervisor process began; a restart by the keeper begins anew.
+    pub uptime_ms: u64,
+    /// How many supervisor processes this keeper has started.
+    pub epoch: u64,
+    pub home: PathBuf,
+    /// Where the status page is, if it could be bound.
+    pub status_address: Option<SocketAddr>,
+    /// Descriptors in the store and the most it takes.
+    pub store_used: u32,
+    pub store_limit: u32,
+    /// What an operator should know, as sentences: a default port that was taken, a section that was ignored.
+    pub warnings: Vec<String>,
+}
+
+/// pm2's status words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Stopped,
+    Launching,
+    Online,
+    Stopping,
+    #[serde(rename = "waiting restart")]
+    WaitingRestart,
+    Errored,
+}
+
+impl Status {
+    /// The word as pm2 prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Stopped => "stopped",
+            Status::Launching => "launching",
+            Status::Online => "online",
+            Status::Stopping => "stopping",
+            Status::WaitingRestart => "waiting restart",
+            Status::Errored => "errored",
+        }
+    }
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// Unique in the supervisor, never used again: pm2's `pm_id`.
+    pub id: u32,
+    pub app: String,
+    pub herd: String,
+    /// Counts within the app: NODE_APP_INSTANCE.
+    pub index: u32,
+    /// Instances that its app asks for.
+    pub instances: u32,
+    /// `None` when nothing runs.
+    pub pid: Option<u32>,
+    pub status: Status,
+    /// One process of the instance, counted from 1.
+    pub incarnation: u32,
+    /// Restarts since the instance was started by hand, for whatever reason.
+    pub restarts: u32,
+    /// Deaths in a row that came before `min_uptime`.
+    pub unstable_restarts: u32,
+    /// Wall-clock time of the last start, in ms since 1970; 0 before the first.
+    pub started_at_ms: u64,
+    pub uptime_ms: u64,
+    /// Wall-clock time when the instance was created, in ms since 1970.
+    pub created_at_ms: u64,
+    pub last_exit: Option<ExitView>,
+    /// Why it is `errored`, in a sentence.
+    pub reason: Option<String>,
+    /// Of one core, so 200.0 is two cores full.
+    pub cpu_percent: f32,
+    /// Resident set, in bytes.
+    pub memory_bytes: u64,
+    pub script: PathBuf,
+    pub args: Vec<String>,
+    pub interpreter: String,
+    pub cwd: PathBuf,
+    pub out_log: PathBuf,
+    pub error_log: PathBuf,
+    pub autorestart: bool,
+    pub wait_ready: bool,
+    pub kill_timeout_ms: u64,
+    pub max_restarts: u32,
+    pub listen: Vec<String>,
+    /// Its place in the herd's wire; `None` until it says hello.
+    pub slot: Option<u16>,
+    /// The app's environment, only where the request asks for it.
+    pub env: Option<BTreeMap<String, String>>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitView {
+    Code(i32),
+    Signal(i32),
+    /// It could not be executed.
+    NeverStarted,
+    /// Nobody could tell.
+    Unknown,
+}
+
+/// One herd's wire.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HerdView {
+    pub name: String,
+    pub participants: u32,
+    pub ring_bytes: u64,
+    /// Memory of all rings and the directory, in bytes.
+    pub memory_bytes: u64,
+    pub channels: Vec<ChannelView>,
+}
+
+/// One channel. Counters run since the herd began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChannelView {
+    pub name: String,
+    pub subscribers: u32,
+    pub published: u64,
+    pub delivered: u64,
+    pub lost: u64,
+    pub rejected: u64,
+    /// Published per second, over the last sampling interval.
+    pub rate: f64,
+    pub bridged: bool,
+    pub shown: bool,
+}
+
+/// The bridge to other hosts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BridgeView {
+    /// Without user and password.
+    pub address: String,
+    pub state: BridgeState,
+    pub sent: u64,
+    pub received: u64,
+    /// Messages that had to be given up because the spool was full.
+    pub dropped: u64,
+    /// Messages of other hosts that were missed.
+    pub missed: u64,
+    pub spooled_bytes: u64,
+    pub reconnects: u64,
+}
+
+/// How the bridge is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BridgeState {
+    Connected,
+    /// What went wrong last, as a sentence.
+    Waiting(String),
+}
+
+/// The front.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrontView {
+    pub address: SocketAddr,
+    pub sessions: u32,
+    pub received: u64,
+    pub sent: u64,
+    /// Sessions closed because they did not keep up.
+    pub slow_closed: u64,
+    /// Handshakes refused.
+    pub refused: u64,
+}
+
+/// The machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostView {
+    pub name: String,
+    pub cpus: u32,
+    pub load_1m: f64,
+    pub memory_total_bytes: u64,
+    pub memory_used_bytes: u64,
+}
