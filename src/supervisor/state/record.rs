@@ -1,0 +1,256 @@
+//! What the committed records hold, and their bytes.
+//!
+//! Fields are little-endian, in a fixed order, frozen: a later release appends some and reads the missing ones of an
+//! older record as zero; an older one ignores what follows those it knows.
+
+use crate::supervisor::snapshot::ExitView;
+
+/// Bytes of an instance's lifecycle, which only `lifecycle` reads.
+pub const LIFECYCLE_BYTES: usize = 64;
+
+/// The most bytes that a record's fields take.
+pub const BODY_BYTES: usize = 240;
+
+/// What belongs to the supervisor as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Globals {
+    /// The last exit of the keeper that has been acted on.
+    pub exit_sequence: u64,
+    /// How many supervisors the keeper had started when this was committed.
+    pub epoch: u64,
+    /// The next number of each kind. None is ever given twice.
+    pub next_app: u32,
+    pub next_instance: u32,
+    pub next_herd: u32,
+    /// Revision of the settings in force; 0 before there are any.
+    pub settings_revision: u32,
+    /// The keeper that held the store, and the boot in which it ran.
+    pub keeper_pid: u32,
+    pub boot_id: [u8; 16],
+    /// Everything is to end: a successor goes on with that instead of running the herd.
+    pub ending: bool,
+}
+
+/// One app. Its spec is a sealed memfd in the store, found by `id` and `revision`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AppRecord {
+    pub id: u32,
+    pub revision: u32,
+    pub herd: u32,
+    /// How many instances it is to have.
+    pub instances: u32,
+    /// Wall-clock time, in ms since 1970.
+    pub created_at_ms: u64,
+}
+
+/// One instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceRecord {
+    pub id: u32,
+    pub app: u32,
+    pub index: u32,
+    pub incarnation: u32,
+    /// The state of its lifecycle, opaque here.
+    pub lifecycle: [u8; LIFECYCLE_BYTES],
+    /// 0 when nothing runs.
+    pub pid: u32,
+    /// Inode of its pidfd: with `pid`, an identity; 0 where the kernel has none.
+    pub pidfd_inode: u64,
+    /// Wall-clock times, in ms since 1970; 0 for never.
+    pub started_at_ms: u64,
+    pub created_at_ms: u64,
+    pub last_exit: Option<ExitView>,
+    pub restarts: u32,
+    pub unstable: u32,
+    pub herd: u32,
+    /// Its place in the herd's wire.
+    pub slot: Option<u16>,
+    /// Revision of the spec that it runs, which may be behind its app's.
+    pub revision: u32,
+}
+
+impl Default for InstanceRecord {
+    fn default() -> InstanceRecord {
+        InstanceRecord {
+            id: 0,
+            app: 0,
+            index: 0,
+            incarnation: 0,
+            lifecycle: [0; LIFECYCLE_BYTES],
+            pid: 0,
+            pidfd_inode: 0,
+            started_at_ms: 0,
+            created_at_ms: 0,
+            last_exit: None,
+            restarts: 0,
+            unstable: 0,
+            herd: 0,
+            slot: None,
+            revision: 0,
+        }
+    }
+}
+
+/// What is written into a record and read from it.
+pub(super) trait Fields: Sized {
+    fn write(&self, body: &mut Body);
+    fn read(body: &mut Reading<'_>) -> Self;
+}
+
+impl Fields for Globals {
+    fn write(&self, body: &mut Body) {
+        body.put(self.exit_sequence.to_le_bytes());
+        body.put(self.epoch.to_le_bytes());
+        for number in [self.next_app, self.next_instance, self.next_herd, self.settings_revision, self.keeper_pid] {
+            body.put(number.to_le_bytes());
+        }
+        body.put(self.boot_id);
+        body.put([u8::from(self.ending)]);
+    }
+
+    fn read(body: &mut Reading<'_>) -> Globals {
+        Globals {
+            exit_sequence: body.u64(),
+            epoch: body.u64(),
+            next_app: body.u32(),
+            next_instance: body.u32(),
+            next_herd: body.u32(),
+            settings_revision: body.u32(),
+            keeper_pid: body.u32(),
+            boot_id: body.take(),
+            ending: body.take() != [0],
+        }
+    }
+}
+
+impl Fields for AppRecord {
+    fn write(&self, body: &mut Body) {
+        for number in [self.id, self.revision, self.herd, self.instances] {
+            body.put(number.to_le_bytes());
+        }
+        body.put(self.created_at_ms.to_le_bytes());
+    }
+
+    fn read(body: &mut Reading<'_>) -> AppRecord {
+        AppRecord {
+            id: body.u32(),
+            revision: body.u32(),
+            herd: body.u32(),
+            instances: body.u32(),
+            created_at_ms: body.u64(),
+        }
+    }
+}
+
+impl Fields for InstanceRecord {
+    fn write(&self, body: &mut Body) {
+        for number in [self.id, self.app, self.index, self.incarnation] {
+            body.put(number.to_le_bytes());
+        }
+        body.put(self.lifecycle);
+        body.put(self.pid.to_le_bytes());
+        for number in [self.pidfd_inode, self.started_at_ms, self.created_at_ms] {
+            body.put(number.to_le_bytes());
+        }
+        let (how, value) = exit_to_numbers(self.last_exit);
+        body.put(how.to_le_bytes());
+        body.put(value.to_le_bytes());
+        for number in [self.restarts, self.unstable, self.herd, self.revision] {
+            body.put(number.to_le_bytes());
+        }
+        body.put(self.slot.unwrap_or(NO_SLOT).to_le_bytes());
+    }
+
+    fn read(body: &mut Reading<'_>) -> InstanceRecord {
+        InstanceRecord {
+            id: body.u32(),
+            app: body.u32(),
+            index: body.u32(),
+            incarnation: body.u32(),
+            lifecycle: body.take(),
+            pid: body.u32(),
+            pidfd_inode: body.u64(),
+            started_at_ms: body.u64(),
+            created_at_ms: body.u64(),
+            last_exit: exit_from_numbers(body.u32(), i32::from_le_bytes(body.take())),
+            restarts: body.u32(),
+            unstable: body.u32(),
+            herd: body.u32(),
+            revision: body.u32(),
+            slot: Some(u16::from_le_bytes(body.take())).filter(|slot| *slot != NO_SLOT),
+        }
+    }
+}
+
+/// How "no slot" is written.
+const NO_SLOT: u16 = u16::MAX;
+
+fn exit_to_numbers(exit: Option<ExitView>) -> (u32, i32) {
+    match exit {
+        None => (0, 0),
+        Some(ExitView::Code(code)) => (1, code),
+        Some(ExitView::Signal(signal)) => (2, signal),
+        Some(ExitView::NeverStarted) => (3, 0),
+        Some(ExitView::Unknown) => (4, 0),
+    }
+}
+
+fn exit_from_numbers(how: u32, value: i32) -> Option<ExitView> {
+    match how {
+        0 => None,
+        1 => Some(ExitView::Code(value)),
+        2 => Some(ExitView::Signal(value)),
+        3 => Some(ExitView::NeverStarted),
+        // A way to end that a later release knows is one that we cannot tell.
+        _ => Some(ExitView::Unknown),
+    }
+}
+
+/// Fields as bytes.
+pub(super) struct Body {
+    bytes: [u8; BODY_BYTES],
+    length: usize,
+}
+
+impl Body {
+    pub(super) fn empty() -> Body {
+        Body { bytes: [0; BODY_BYTES], length: 0 }
+    }
+
+    pub(super) fn of(fields: &impl Fields) -> Body {
+        let mut body = Body::empty();
+        fields.write(&mut body);
+        body
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    pub(super) fn put<const N: usize>(&mut self, field: [u8; N]) {
+        self.bytes[self.length..self.length + N].copy_from_slice(&field);
+        self.length += N;
+    }
+}
+
+/// Fields still to be read. What a record of an older release does not have reads as zero.
+pub(super) struct Reading<'a>(pub(super) &'a [u8]);
+
+impl Reading<'_> {
+    pub(super) fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((field, rest)) = self.0.split_first_chunk() else {
+            self.0 = &[];
+            return [0; N];
+        };
+        self.0 = rest;
+        *field
+    }
+
+    pub(super) fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    pub(super) fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
