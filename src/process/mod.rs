@@ -1,1 +1,29 @@
-//! (room)
+//! How an instance comes to be, is signalled, and ends; and the sockets it inherits.
+//!
+//! Owns the birth of a process ([`spawn`]), the trampoline that turns it into the app ([`stage`]), its identity
+//! ([`Pidfd`]), the end of all that descends from it ([`sweep_descendants`]) and listening sockets ([`listen`]). Knows
+//! no policy: when to start, stop or give up is for `lifecycle`, who keeps the descriptors is for `keeper`.
+//!
+//! The way of one process: [`spawn`] makes pipes and a sealed record of the settings and creates a child that
+//! executes our own binary as `__stage`. The child waits. Once pidfd, pipes and link are stored and the state is
+//! committed, [`Go::release`] lets it become the app; [`Launching::result`] says whether it did. A [`Go`] that is
+//! dropped ends the child with status 125: an instance that nobody has recorded never runs.
+
+mod birth;
+mod go;
+pub mod listen;
+mod pidfd;
+mod spawn;
+pub mod stage;
+mod sweep;
+mod sys;
+
+pub use go::{ExecFailure, Go, Launching, Step};
+pub use pidfd::Pidfd;
+pub use spawn::{Launch, OpenFiles, Parent, SpawnError, Spawned, spawn};
+pub use sweep::{Swept, sweep_descendants};
+
+#[cfg(test)]
+mod hosted;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! The one system call that creates an instance, and the few that its child makes before it executes our binary.
+//!
+//! `clone` with a stack of its own and CLONE_VM | CLONE_VFORK, as `posix_spawn` does it, since nothing in std or the C
+//! library creates a *sibling* (CLONE_PARENT): the keeper is the parent from birth. Costs the same whatever the size
+//! of this process.
+//!
+//! Invariants
+//! - Between clone and exec the child shares our memory: it allocates nothing, takes no lock, cannot panic, and
+//!   touches only [`Plan`]. All signals are blocked, so that no handler of ours runs in it.
+//! - Its table of descriptors is a copy: moving and marking there changes nothing here.
+
+// The child of a vfork: raw system calls on memory that was prepared before.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::spawn::Parent;
+use super::sys::SignalsBlocked;
+
+const STACK_BYTES: usize = 64 * 1024;
+
+/// What the child does, in full: everything is built before it exists.
+pub struct Plan<'a> {
+    /// The descriptor that becomes number 0, 1, 2 and so on. All others are closed by the exec.
+    pub descriptors: Vec<BorrowedFd<'a>>,
+    /// The binary to execute.
+    pub binary: BorrowedFd<'a>,
+    /// Its arguments, its name first. Its environment is empty.
+    pub args: Vec<CString>,
+    /// The child's name until then.
+    pub name: CString,
+    /// Whose child it is.
+    pub parent: Parent,
+}
+
+/// A child that executes the plan's binary.
+pub struct Born {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+pub enum Stillborn {
+    /// `clone` failed.
+    Clone(io::Error),
+    /// The child failed at this step; it has ended with status 125.
+    Child { step: &'static str, source: io::Error, pidfd: OwnedFd },
+}
+
+/// What parent and child see of one another.
+struct Shared<'a> {
+    /// Sources in the order of their targets; the child overwrites them.
+    moves: &'a mut [RawFd],
+    binary: RawFd,
+    args: *const *const c_char,
+    environment: *const *const c_char,
+    name: &'a CStr,
+    failure: Option<(&'static str, c_int)>,
+}
+
+/// Creates the child and returns once it runs the binary (or has failed to). Blocks its thread for as long.
+pub fn give_birth(plan: &Plan<'_>) -> Result<Born, Stillborn> {
+    let mut moves: Vec<RawFd> = plan.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let args: Vec<*const c_char> = plan.args.iter().map(|arg| arg.as_ptr()).chain([std::ptr::null()]).collect();
+    let environment = [std::ptr::null()];
+    let mut shared = Shared {
+        moves: &mut moves,
+        binary: plan.binary.as_raw_fd(),
+        args: args.as_ptr(),
+        environment: environment.as_ptr(),
+        name: &plan.name,
+        failure: None,
+    };
+    let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
+    let mut pidfd: c_int = -1;
+    let blocked = SignalsBlocked::new();
+    // SAFETY: the stack grows down from its aligned end and is larger than `child` needs; `shared` and what it points
+    // to live on, unmoved, until the child has executed or ended, since CLONE_VFORK suspends this thread until then;
+    // `child` keeps the rules at the top of this file; the pidfd is written before clone returns.
+    let pid = unsafe {
+        libc::clone(
+            child,
+            stack.as_mut_ptr_range().end.cast::<c_void>(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | plan.parent.clone_flag() | libc::SIGCHLD,
+            (&raw mut shared).cast::<c_void>(),
+            &raw mut pidfd,
+            std::ptr::null_mut::<c_void>(),
+            std::ptr::null_mut::<c_int>(),
+        )
+    };
+    let error = io::Error::last_os_error();
+    drop(blocked);
+    if pid < 0 {
+        return Err(Stillborn::Clone(error));
+    }
+    // SAFETY: clone succeeded, so the kernel has put a new descriptor here; nobody else knows it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    match shared.failure {
+        None => Ok(Born { pid: pid.unsigned_abs(), pidfd }),
+        Some((step, errno)) => Err(Stillborn::Child { step, source: io::Error::from_raw_os_error(errno), pidfd }),
+    }
+}
+
+/// The child's whole life before the exec.
+extern "C" fn child(shared: *mut c_void) -> c_int {
+    // SAFETY: `give_birth` passes its `Shared`, which outlives us, and touches it again only after we are gone.
+    let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
+    let failed = prepare(shared.moves, shared.name).err().unwrap_or_else(|| {
+        // SAFETY: arguments and environment are null-terminated arrays of C strings that `give_birth` holds.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                shared.binary,
+                c"".as_ptr(),
+                shared.args,
+                shared.environment,
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        "execute our own binary"
+    });
+    shared.failure = Some((failed, nix::errno::Errno::last_raw()));
+    // SAFETY: ends this process alone, without running anything of the parent whose memory it shares.
+    unsafe { libc::_exit(125) }
+}
+
+/// Leads a session of its own, and has exactly the planned descriptors.
+fn prepare(moves: &mut [RawFd], name: &CStr) -> Result<(), &'static str> {
+    let count = moves.len();
+    // SAFETY: all of these take numbers only, but for the name, which is a C string that outlives the call.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+        if libc::setsid() < 0 {
+            return Err("begin a session");
+        }
+        // First out of the way of all targets, then into place: a target may be the source of another.
+        for source in moves.iter_mut() {
+            *source = libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, count as c_int);
+            if *source < 0 {
+                return Err("duplicate a descriptor");
+            }
+        }
+        for (target, source) in moves.iter().enumerate() {
+            if libc::dup2(*source, target as c_int) < 0 {
+                return Err("move a descriptor");
+            }
+        }
+        // What somebody opened without close-on-exec. Best effort here: the stage does it again and insists.
+        libc::syscall(libc::SYS_close_range, count as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+    Ok(())
+}

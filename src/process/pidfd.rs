@@ -1,0 +1,164 @@
+//! A process by descriptor: it names one process for ever, never a later one with the same number.
+//!
+//! Owns the descriptor. Works for children and for strangers, alive, dead or reaped.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
+
+use super::sys;
+
+/// One process. Readable (POLLIN) once it has ended.
+#[derive(Debug)]
+pub struct Pidfd {
+    fd: OwnedFd,
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Pidfd {
+    /// Takes over a descriptor that is a pidfd.
+    pub fn from_fd(fd: OwnedFd) -> Pidfd {
+        Pidfd { fd }
+    }
+
+    /// The process with this number now. Only safe from a race for a number that cannot be reused meanwhile: that of
+    /// an own child that nobody reaps, or one that is looked at again afterwards.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is none.
+    pub fn open(pid: u32) -> io::Result<Pidfd> {
+        Ok(Pidfd { fd: sys::pidfd_open(pid)? })
+    }
+
+    /// The same process by another descriptor.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Pidfd> {
+        Ok(Pidfd { fd: self.fd.try_clone()? })
+    }
+
+    /// Gives the descriptor away.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// The number that is unique to this process since boot, on kernels with pidfs (6.9); before, the same for all.
+    ///
+    /// # Errors
+    /// Those of `fstat(2)`.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
+    }
+
+    /// Whether it has ended, reaped or not.
+    pub fn is_dead(&self) -> bool {
+        self.poll(PollTimeout::ZERO).is_some_and(|seen| seen.contains(PollFlags::POLLIN))
+    }
+
+    /// Whether it ended within `limit`. Blocks.
+    pub fn wait_dead(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+            if self.poll(timeout).is_some_and(|seen| seen.contains(PollFlags::POLLIN)) {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
+    /// Whether it has ended and its parent has taken notice: its number may belong to another process now.
+    pub fn is_reaped(&self) -> bool {
+        matches!(sys::pidfd_send_signal(self.as_fd(), 0, 0), Err(error) if error.raw_os_error() == Some(libc::ESRCH))
+    }
+
+    /// Sends a signal to the process alone.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has been reaped, `EPERM`, and `EINVAL` for a number that is no signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        sys::pidfd_send_signal(self.as_fd(), signal, 0)
+    }
+
+    /// Sends a signal to the group that the process leads, even when only others of the group are left.
+    ///
+    /// # Errors
+    /// `ESRCH` when nothing is left of it.
+    pub fn signal_group(&self, signal: i32) -> io::Result<()> {
+        match sys::pidfd_send_signal(self.as_fd(), signal, sys::TO_GROUP) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.signal_group_by_number(signal),
+            other => other,
+        }
+    }
+
+    /// How it ended, once it has been reaped, whoever did it. `None` before, and on kernels before 6.15: there only
+    /// its parent is told.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        sys::pidfd_wait_status(self.as_fd()).map(ExitStatus::from_raw)
+    }
+
+    /// Reaps it, if it is an own child that has ended. Never blocks.
+    ///
+    /// # Errors
+    /// `ECHILD` when it is no child of this process.
+    pub fn reap(&self) -> io::Result<Option<ExitStatus>> {
+        let seen = nix::sys::wait::waitid(Id::PIDFd(self.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)?;
+        Ok(match seen {
+            WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw((code & 0xff) << 8)),
+            WaitStatus::Signaled(_, signal, dumped) => {
+                Some(ExitStatus::from_raw(signal as i32 | if dumped { 0x80 } else { 0 }))
+            }
+            _ => None,
+        })
+    }
+
+    /// The process's number; `None` once it has been reaped.
+    pub fn pid(&self) -> Option<u32> {
+        let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd())).ok()?;
+        let pid = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        pid.trim().parse().ok()
+    }
+
+    /// Whether this is the process that was recorded with this number and inode. True for one that is reaped by now.
+    pub fn matches(&self, pid: u32, inode: u64) -> bool {
+        self.inode().is_ok_and(|own| own == inode) && self.pid().is_none_or(|own| own == pid)
+    }
+
+    /// Before 6.9 only numbers name a group. Ours is that of a process that has not been reaped, so it cannot be
+    /// anybody else's.
+    fn signal_group_by_number(&self, signal: i32) -> io::Result<()> {
+        let pid = self.pid().ok_or(Errno::ESRCH)?;
+        let group = nix::unistd::Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::ESRCH)?);
+        let signal = nix::sys::signal::Signal::try_from(signal)?;
+        nix::sys::signal::killpg(group, signal)?;
+        Ok(())
+    }
+
+    fn poll(&self, timeout: PollTimeout) -> Option<PollFlags> {
+        let mut asked = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut asked, timeout).ok()?;
+        asked[0].revents()
+    }
+}
