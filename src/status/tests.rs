@@ -1,0 +1,1 @@
+//! The status server over real sockets.
