@@ -1,12 +1,44 @@
 //! The wire of Herdwire: shared-memory channels between the workers of a herd, and the client that workers link.
+//!
+//! Each participant of a herd owns one *outbox*, shared memory that it alone can write and all others can read: its
+//! broadcast ring, and how far it has read the rings of the others. A publish is one copy into the own ring, whatever
+//! the number of subscribers; nobody stands between publisher and reader. The supervisor hands out the memory, keeps
+//! the [`directory`] of slots, channels and subscribers, and is itself a participant, at slot 0.
+//!
+//! From bottom to top: [`layout`] (where each word stands), [`memory`] (descriptors), `map` (the door to foreign
+//! bytes), `record` and `ring` (the protocols, pure), [`Publisher`], [`Drain`] and [`Control`] (a participant in three
+//! parts, see [`join`]); and [`codec`], [`frame`], [`link`], [`seqpacket`] (what client and supervisor say to each
+//! other).
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+mod bell;
 pub mod codec;
+pub mod directory;
+mod drain;
 pub mod frame;
+mod grace;
+pub mod layout;
 pub mod link;
+mod map;
+pub mod memory;
+mod participant;
+mod peer;
+mod publisher;
+mod record;
+mod ring;
+mod rule;
 pub mod seqpacket;
+mod slots;
+mod sync;
 mod tag;
 
+pub use directory::{ChannelEntry, Directory, DirectoryError, DirectoryReader, SlotEntry, SlotState};
+pub use drain::{Announced, Delivery, Drain, Loss, LossCause, TURN, Turn};
+pub use participant::{Accusation, Control, Counters, JoinError, Participant, PeerPosition, Place, join, monotonic_ns};
+pub use peer::PeerError;
+pub use publisher::{Batch, Outgoing, PublishError, Published, Publisher, To};
+pub use rule::Rule;
+pub use slots::{ChannelId, SUPERVISOR, Slot, SlotSet};
 pub use tag::Tag;

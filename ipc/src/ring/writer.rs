@@ -1,0 +1,112 @@
+//! Writing into the own ring.
+
+use crate::layout::{self, MARKS, RECORD_HEADER};
+use crate::record::{Header, size_of};
+use crate::slots::Slot;
+use crate::sync::Ordering::Release;
+use crate::sync::{OwnWords, fence};
+
+/// The bytes that one record needs: what is left of the ring if it does not fit there, then itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) pad: u64,
+    pub(crate) size: u64,
+}
+
+impl Need {
+    pub(crate) fn total(self) -> u64 {
+        self.pad + self.size
+    }
+}
+
+/// The writing end of a ring. Knows the memory's words only by the offsets of `slot`.
+#[derive(Debug)]
+pub(crate) struct RingWriter {
+    slot: Slot,
+    incarnation: u16,
+    ring: u64,
+    head: u64,
+    /// The private limit: nothing from here on may be overwritten.
+    gate: u64,
+    marked: Option<u64>,
+}
+
+impl RingWriter {
+    pub(crate) fn new(slot: Slot, incarnation: u32, ring: u64, base: u64) -> RingWriter {
+        RingWriter { slot, incarnation: incarnation as u16, ring, head: base, gate: base, marked: None }
+    }
+
+    #[inline]
+    pub(crate) fn head(&self) -> u64 {
+        self.head
+    }
+
+    #[inline]
+    pub(crate) fn need(&self, payload: u64) -> Need {
+        let size = size_of(payload);
+        let left = self.ring - (self.head & (self.ring - 1));
+        Need { pad: if size > left { left } else { 0 }, size }
+    }
+
+    #[inline]
+    pub(crate) fn fits(&self, need: Need) -> bool {
+        self.fits_behind(need, self.gate)
+    }
+
+    pub(crate) fn fits_behind(&self, need: Need, gate: u64) -> bool {
+        self.head + need.total() - gate <= self.ring
+    }
+
+    pub(crate) fn set_gate(&mut self, gate: u64) {
+        self.gate = gate.min(self.head);
+    }
+
+    /// The cursor that its slowest reader must reach for half a ring to be free.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.head - self.ring / 2
+    }
+
+    /// Writes a record that [`RingWriter::fits`]; nobody sees it before [`RingWriter::commit`]. `header` is complete
+    /// but for its position and incarnation.
+    #[inline]
+    pub(crate) fn write(&mut self, words: &impl OwnWords, need: Need, header: Header, prefix: Option<u128>, payload: &[u8]) {
+        words.store(layout::intent(self.slot), self.head + need.total());
+        // Release: pairs with the Acquire fence in `RingReader::overtaken`. A reader that sees any byte written from
+        // here on sees the intent as well.
+        fence(Release);
+        if need.pad > 0 {
+            self.put(words, self.head, Header::pad(self.head, need.pad, self.incarnation));
+        }
+        let position = self.head + need.pad;
+        let header = Header { position, incarnation: self.incarnation, ..header };
+        self.put(words, position, header);
+        let mut at = layout::ring(position + RECORD_HEADER, self.ring);
+        if let Some(prefix) = prefix {
+            words.store(at, prefix as u64);
+            words.store(at + 1, (prefix >> 64) as u64);
+            at += 2;
+        }
+        words.store_bytes(at, payload);
+    }
+
+    /// Makes the record exist.
+    #[inline]
+    pub(crate) fn commit(&mut self, words: &impl OwnWords, need: Need) {
+        self.head += need.total();
+        // Release: pairs with the Acquire fence after a reader's load of the head.
+        words.publish(layout::head(self.slot), self.head);
+    }
+
+    #[inline]
+    fn put(&mut self, words: &impl OwnWords, position: u64, header: Header) {
+        let at = layout::ring(position, self.ring);
+        for (index, word) in header.to_words().into_iter().enumerate() {
+            words.store(at + index, word);
+        }
+        let part = (position & (self.ring - 1)) / (self.ring / MARKS as u64);
+        if self.marked != Some(part) {
+            self.marked = Some(part);
+            words.store(layout::mark(self.slot, part as usize), position);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The only file that names atomics and fences: loom's when a model runs, the processor's otherwise.
+//!
+//! Shared memory is always real atomics ([`Words`] hides which); a fence, which orders them, has to be loom's in a
+//! model. In-process flags (`changes`, `gone`) are outside the models and always real.
+//!
+//! Readers never `load(Acquire)` foreign memory: Rust promises only relaxed loads on read-only pages, so every
+//! acquire is a relaxed load and a [`fence`].
+
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::fence;
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::fence;
+
+/// Memory as 64-bit words, numbered from 0. The door through which foreign bytes come in.
+///
+/// All accesses are relaxed and atomic per word; order comes from [`fence`].
+pub(crate) trait Words {
+    /// One word; 0 outside the memory, so that a wrong number can never read anything else.
+    fn load(&self, word: usize) -> u64;
+    /// Appends `count` words from `first` on to `into`; nothing when any of them lies outside.
+    fn append(&self, first: usize, count: usize, into: &mut Vec<u64>);
+}
+
+/// Memory that is ours alone to write.
+pub(crate) trait OwnWords: Words {
+    /// Stores one word, relaxed; ignored outside the memory.
+    fn store(&self, word: usize, value: u64);
+    /// Stores one word after everything before it: what a reader that sees it has seen as well.
+    fn publish(&self, word: usize, value: u64);
+    /// Stores bytes as words from `first` on, relaxed, the last one padded with zeroes; ignored when they do not fit.
+    fn store_bytes(&self, first: usize, bytes: &[u8]);
+}
