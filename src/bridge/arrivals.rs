@@ -162,3 +162,72 @@ impl Seldom {
         Some(std::mem::take(&mut self.held_back))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use herdwire_ipc::Tag;
+
+    use super::super::envelope::{Record, Sender, Writer};
+    use super::super::inbox::inbox;
+    use super::*;
+    use crate::config::spec::RedisSettings;
+    use crate::relay::NodeId;
+
+    const OWN: Sender = Sender { node: NodeId(1), incarnation: 1 };
+    const OTHER: Sender = Sender { node: NodeId(2), incarnation: 1 };
+    const ORDERS: &str = "hw:{shop}:orders";
+
+    /// One envelope of messages that hold their own number.
+    fn pushed(channel: &str, sender: Sender, numbers: std::ops::Range<u64>) -> Pushed {
+        let mut writer = Writer::new(sender, numbers.start);
+        for number in numbers {
+            let payload = Bytes::from(number.to_string());
+            writer.push(&Record { session: None, tag: Tag::Text, payload });
+        }
+        Pushed { channel: channel.as_bytes().to_vec(), payload: writer.finish().into() }
+    }
+
+    /// What reaches the relay of all this, and how much was missed and refused.
+    async fn delivered(all: Vec<Pushed>) -> (Vec<String>, u64, u64) {
+        let settings = RedisSettings { url: "redis://h/".to_owned(), spool_bytes: 0 };
+        let shared = Arc::new(Shared::new(&settings, OWN));
+        shared.set_topics([Topic::new("shop", "orders")]);
+        let (entrance, inbox) = inbox(OWN);
+        all.into_iter().for_each(|pushed| entrance.offer(pushed));
+        drop(entrance);
+        let (sender, mut arrivals) = mpsc::channel(1000);
+        run(Arc::clone(&shared), inbox, sender, CancellationToken::new()).await;
+        let mut delivered = Vec::new();
+        while let Some((origin, message)) = arrivals.recv().await {
+            assert_eq!((origin, message.topic), (Origin::Bridge, Topic::new("shop", "orders")));
+            delivered.push(String::from_utf8(message.payload.to_vec()).expect("text"));
+        }
+        assert_eq!(shared.counters.received.load(Ordering::Relaxed), delivered.len() as u64);
+        (delivered, shared.counters.missed.load(Ordering::Relaxed), shared.counters.refused.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_again_is_delivered_once_and_what_was_lost_is_counted() {
+        let all = vec![
+            pushed(ORDERS, OTHER, 1..4),
+            pushed(ORDERS, OTHER, 1..4),
+            pushed(ORDERS, OTHER, 2..6),
+            pushed(ORDERS, OTHER, 9..10),
+        ];
+        assert_eq!(delivered(all).await, (["1", "2", "3", "4", "5", "9"].map(str::to_owned).to_vec(), 3, 0));
+    }
+
+    #[tokio::test]
+    async fn nothing_of_our_own_node_is_delivered_whoever_sent_it() {
+        let earlier_run = Sender { incarnation: 7, ..OWN };
+        let all = vec![pushed(ORDERS, OWN, 1..3), pushed(ORDERS, earlier_run, 5..7), pushed(ORDERS, OTHER, 1..2)];
+        assert_eq!(delivered(all).await, (vec!["1".to_owned()], 0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_comes_on_a_channel_that_does_not_cross_is_nobodys() {
+        let all = vec![pushed("hw:{shop}:other", OTHER, 1..3), pushed("hw:{shop}", OTHER, 1..3)];
+        assert_eq!(delivered(all).await, (vec![], 0, 0));
+    }
+}

@@ -6,7 +6,8 @@
 //!
 //! Invariants
 //! - Whatever goes wrong on one connection ends both: dropping the pair closes them.
-//! - A pair exists only on a primary that has loaded its data; [`Pair::check`] asks again.
+//! - A pair is opened only on a primary that has loaded its data, and is asked again every two seconds, beside
+//!   whatever else it does.
 //! - No error that leaves here holds user or password.
 
 use std::time::Duration;
@@ -19,7 +20,7 @@ use redis::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::envelope::MAX_ENVELOPE;
 use super::inbox::{Entrance, Pushed};
@@ -31,6 +32,8 @@ use super::trouble::Trouble;
 const OPEN: Duration = Duration::from_secs(3);
 /// For the reply to anything later. Longer than a pause of the server that is no trouble yet, a slow `SAVE` say.
 const RESPONSE: Duration = Duration::from_secs(5);
+/// Between two checks of a pair. A half-open connection is found within this and a reply's time limit.
+const HEALTH: Duration = Duration::from_secs(2);
 /// Channels named in one command.
 const CHANNELS_AT_ONCE: usize = 256;
 
@@ -45,8 +48,9 @@ pub(super) struct Target {
 pub(super) struct Pair {
     publisher: MultiplexedConnection,
     subscriber: MultiplexedConnection,
-    /// The tasks that serve the sockets. They end with their connection, and with the pair.
-    sockets: JoinSet<()>,
+    /// What serves the sockets and what watches them. They end with their connection, and with the pair; the first
+    /// one to end may know why.
+    tasks: JoinSet<Option<Trouble>>,
     explain: Explain,
 }
 
@@ -92,18 +96,14 @@ impl Pair {
             take_in(&entrance, push);
             Ok::<_, redis::aio::SendError>(())
         });
-        let mut sockets = JoinSet::new();
-        let publisher = connect(target, config, &mut sockets).await.map_err(|error| explain.trouble(&error))?;
-        let subscriber = connect(target, listening, &mut sockets).await.map_err(|error| explain.trouble(&error))?;
-        let mut pair = Pair { publisher, subscriber, sockets, explain };
-        pair.check().await?;
-        Ok(pair)
-    }
-
-    /// Asks both ends whether they are alive and a primary.
-    pub(super) async fn check(&mut self) -> Result<(), Trouble> {
-        let Pair { publisher, subscriber, explain, .. } = self;
-        tokio::try_join!(explain.vouch(publisher), explain.vouch(subscriber)).map(|_| ())
+        let mut tasks = JoinSet::new();
+        let publisher = connect(target, config, &mut tasks).await.map_err(|error| explain.trouble(&error))?;
+        let subscriber = connect(target, listening, &mut tasks).await.map_err(|error| explain.trouble(&error))?;
+        let mut ends = (publisher.clone(), subscriber.clone());
+        explain.check(&mut ends).await?;
+        let watcher = explain.clone();
+        tasks.spawn(async move { Some(watcher.watch(ends).await) });
+        Ok(Pair { publisher, subscriber, tasks, explain })
     }
 
     /// Begins to listen; once this returns the server has confirmed every channel.
@@ -144,27 +144,29 @@ impl Pair {
         Ok((replies, trouble))
     }
 
-    /// Returns when one of the connections has ended. Cancel safe.
+    /// Returns when one of the connections has ended or did not pass a check. Cancel safe.
     pub(super) async fn lost(&mut self) -> Trouble {
-        self.sockets.join_next().await;
-        Trouble::Lost { address: self.explain.address.clone() }
+        match self.tasks.join_next().await {
+            Some(Ok(Some(trouble))) => trouble,
+            _ => Trouble::Lost { address: self.explain.address.clone() },
+        }
     }
 }
 
-/// One connection, its socket served by a task of `sockets`.
+/// One connection, its socket served by a task of `tasks`.
 async fn connect(
     target: &Target,
     config: AsyncConnectionConfig,
-    sockets: &mut JoinSet<()>,
+    tasks: &mut JoinSet<Option<Trouble>>,
 ) -> Result<MultiplexedConnection, RedisError> {
     let redis = target.info.redis_settings();
     match target.info.addr() {
         ConnectionAddr::Tcp(host, port) => {
             let socket = TcpStream::connect((host.as_str(), *port)).await?;
             socket.set_nodelay(true)?;
-            serve(redis, socket, config, sockets).await
+            serve(redis, socket, config, tasks).await
         }
-        ConnectionAddr::Unix(path) => serve(redis, UnixStream::connect(path).await?, config, sockets).await,
+        ConnectionAddr::Unix(path) => serve(redis, UnixStream::connect(path).await?, config, tasks).await,
         _ => Err((ErrorKind::InvalidClientConfig, "neither TCP nor a Unix socket").into()),
     }
 }
@@ -173,11 +175,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     redis: &RedisConnectionInfo,
     socket: S,
     config: AsyncConnectionConfig,
-    sockets: &mut JoinSet<()>,
+    tasks: &mut JoinSet<Option<Trouble>>,
 ) -> Result<MultiplexedConnection, RedisError> {
     let socket = Sieved::new(socket, MAX_ENVELOPE as u64);
     let (connection, driver) = MultiplexedConnection::new_with_config(redis, socket, config).await?;
-    sockets.spawn(driver);
+    tasks.spawn(async {
+        driver.await;
+        None
+    });
     Ok(connection)
 }
 
@@ -198,6 +203,20 @@ fn is_final(error: &RedisError) -> bool {
 }
 
 impl Explain {
+    /// Asks both ends again and again; returns what is wrong once something is.
+    async fn watch(&self, mut ends: (MultiplexedConnection, MultiplexedConnection)) -> Trouble {
+        loop {
+            sleep(HEALTH).await;
+            if let Err(trouble) = self.check(&mut ends).await {
+                return trouble;
+            }
+        }
+    }
+
+    async fn check(&self, ends: &mut (MultiplexedConnection, MultiplexedConnection)) -> Result<(), Trouble> {
+        tokio::try_join!(self.vouch(&mut ends.0), self.vouch(&mut ends.1)).map(|_| ())
+    }
+
     /// Alive, loaded and a primary: a replica takes what is published and hands it to nobody, without an error.
     async fn vouch(&self, connection: &mut MultiplexedConnection) -> Result<(), Trouble> {
         let mut questions = redis::Pipeline::with_capacity(2);

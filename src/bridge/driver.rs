@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::arrivals::Seldom;
@@ -26,8 +26,6 @@ use super::parcel;
 use super::trouble::Trouble;
 use super::{Shared, Topics};
 
-/// Between two checks of the pair. A half-open connection is found within this and a reply's time limit.
-const HEALTH: Duration = Duration::from_secs(2);
 /// For what is still in the spool when the supervisor ends.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -41,7 +39,6 @@ struct End {
 enum Event {
     Lost(Trouble),
     Topics,
-    Health,
     Work,
 }
 
@@ -103,15 +100,12 @@ async fn serve(shared: &Shared, pair: &mut Pair) -> Result<Infallible, Trouble> 
     let wanted = Arc::clone(&topics.borrow_and_update());
     follow(pair, &mut subscribed, &wanted).await?;
     shared.set_connected();
-    let mut health = interval_at(Instant::now() + HEALTH, HEALTH);
-    health.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut complaints = Seldom::default();
     loop {
         let event = tokio::select! {
             trouble = pair.lost() => Event::Lost(trouble),
             // The sender lives in `shared`, so it is always a change.
             _ = topics.changed() => Event::Topics,
-            _ = health.tick() => Event::Health,
             () = shared.spool_filled() => Event::Work,
         };
         match event {
@@ -120,7 +114,6 @@ async fn serve(shared: &Shared, pair: &mut Pair) -> Result<Infallible, Trouble> 
                 let wanted = Arc::clone(&topics.borrow_and_update());
                 follow(pair, &mut subscribed, &wanted).await?;
             }
-            Event::Health => pair.check().await?,
             Event::Work => send(shared, pair, &mut complaints).await?,
         }
     }
@@ -143,7 +136,7 @@ async fn send(shared: &Shared, pair: &mut Pair, complaints: &mut Seldom) -> Resu
     let (replies, trouble) = match pair.publish(&parcels).await {
         Ok(answer) => answer,
         Err(unknown) => {
-            shared.spool().settle(taken, 0, 0);
+            shared.spool().fail(taken);
             return Err(unknown);
         }
     };

@@ -96,19 +96,9 @@ impl Bridge {
         arrivals: mpsc::Sender<(Origin, Message)>,
         shutdown: CancellationToken,
     ) -> Bridge {
-        let address = settings.redacted();
-        let target = connection::Target::parse(&settings.url, address.clone());
+        let target = connection::Target::parse(&settings.url, settings.redacted());
         let sender = envelope::Sender { node, incarnation };
-        let shared = Arc::new(Shared {
-            address,
-            sender,
-            spool: Mutex::new(Spool::new(settings.spool_bytes)),
-            filled: Notify::new(),
-            settled: Notify::new(),
-            topics: watch::Sender::new(Arc::default()),
-            state: Mutex::new(BridgeState::Waiting("not connected yet".to_owned())),
-            counters: Counters::default(),
-        });
+        let shared = Arc::new(Shared::new(&settings, sender));
         let (entrance, inbox) = inbox::inbox(sender);
         let tasks = TaskTracker::new();
         tasks.spawn(driver::run(Arc::clone(&shared), target, entrance, shutdown.clone()));
@@ -119,15 +109,10 @@ impl Bridge {
 
     /// Says which channels cross, from now on and over every reconnection.
     pub fn set_topics(&self, topics: impl IntoIterator<Item = Topic>) {
-        let topics: Topics = topics.into_iter().map(|topic| (name::channel_of(&topic), topic)).collect();
-        self.shared.topics.send_if_modified(|current| {
-            let changed = **current != topics;
-            *current = Arc::new(topics);
-            changed
-        });
+        self.shared.set_topics(topics);
     }
 
-    /// Sends a message to the other hosts, now or when Redis is back. Never blocks: when the spool is full its oldest
+    /// Sends a message of a channel that crosses to the other hosts, now or when Redis is back. Never blocks: when the spool is full its oldest
     /// messages are given up and counted.
     pub fn publish(&self, message: Message) {
         self.shared.spool().push(message);
@@ -171,6 +156,28 @@ impl fmt::Debug for Bridge {
 }
 
 impl Shared {
+    fn new(settings: &RedisSettings, sender: envelope::Sender) -> Shared {
+        Shared {
+            address: settings.redacted(),
+            sender,
+            spool: Mutex::new(Spool::new(settings.spool_bytes)),
+            filled: Notify::new(),
+            settled: Notify::new(),
+            topics: watch::Sender::new(Arc::default()),
+            state: Mutex::new(BridgeState::Waiting("not connected yet".to_owned())),
+            counters: Counters::default(),
+        }
+    }
+
+    fn set_topics(&self, topics: impl IntoIterator<Item = Topic>) {
+        let topics: Topics = topics.into_iter().map(|topic| (name::channel_of(&topic), topic)).collect();
+        self.topics.send_if_modified(|current| {
+            let changed = **current != topics;
+            *current = Arc::new(topics);
+            changed
+        });
+    }
+
     fn spool(&self) -> MutexGuard<'_, Spool> {
         self.spool.lock().expect("nothing panics while it holds the spool")
     }

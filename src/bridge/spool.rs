@@ -8,7 +8,9 @@
 //!   every one is counted.
 //! - What leaves a channel leaves in the order of its numbers. What is given up keeps its number, so that the other
 //!   hosts see the gap. Numbers are never used again, whatever happens to connections and subscriptions.
-//! - What has been taken to be sent is never given up: it is either settled or put back.
+//! - What has been taken to be sent is either settled or put back; nothing else gives it up.
+//! - One message that cannot be sent (larger than the server takes, say, which ends the connection each time) does not
+//!   hold up the others for ever: batches that fail get smaller, and what fails alone [`STRIKES`] times is given up.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,6 +24,10 @@ use super::name;
 const OVERHEAD: u64 = 128;
 /// Bytes taken to be sent at once: one round trip each, so enough to make the round trip cheap.
 const BATCH_BYTES: u64 = 256 * 1024;
+/// Messages taken at once while nothing fails.
+const BATCH_LENGTH: usize = 16 * 1024;
+/// Failures of one message sent alone until it is given up.
+const STRIKES: u32 = 3;
 
 /// A channel on its way out.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,11 +56,23 @@ pub(super) struct Spool {
     limit: u64,
     sending: usize,
     dropped: u64,
+    /// Messages in a batch, at present. Halved by a failure, doubled by a success.
+    window: usize,
+    strikes: u32,
 }
 
 impl Spool {
     pub(super) fn new(limit: u64) -> Spool {
-        Spool { lanes: HashMap::new(), waiting: VecDeque::new(), bytes: 0, limit, sending: 0, dropped: 0 }
+        Spool {
+            lanes: HashMap::new(),
+            waiting: VecDeque::new(),
+            bytes: 0,
+            limit,
+            sending: 0,
+            dropped: 0,
+            window: BATCH_LENGTH,
+            strikes: 0,
+        }
     }
 
     /// Numbers a message and queues it, at the cost of the oldest ones if need be.
@@ -78,10 +96,10 @@ impl Spool {
     }
 
     /// Takes what is next to be sent, at least one message unless there is none. All of it must come back, through
-    /// [`Spool::settle`].
+    /// [`Spool::settle`] or [`Spool::fail`].
     pub(super) fn take(&mut self) -> Vec<Entry> {
         let mut size = 0;
-        let fitting = self.waiting.iter().take_while(|entry| {
+        let fitting = self.waiting.iter().take(self.window).take_while(|entry| {
             let first = size == 0;
             size += entry.cost();
             first || size <= BATCH_BYTES
@@ -91,15 +109,27 @@ impl Spool {
         self.waiting.drain(..count).collect()
     }
 
-    /// Takes back what [`Spool::take`] gave: the first `done` are gone for good, `refused` of them for nothing; the
-    /// others go out next.
-    pub(super) fn settle(&mut self, mut taken: Vec<Entry>, done: usize, refused: u64) {
-        self.sending -= taken.len();
-        self.dropped += refused;
-        self.bytes -= taken[..done].iter().map(Entry::cost).sum::<u64>();
-        for entry in taken.drain(done..).rev() {
-            self.waiting.push_front(entry);
+    /// Takes back what [`Spool::take`] gave and the server answered to: the first `done` are gone for good, `refused`
+    /// of them for nothing; the others go out next.
+    pub(super) fn settle(&mut self, taken: Vec<Entry>, done: usize, refused: u64) {
+        if done > 0 {
+            self.window = (self.window * 2).min(BATCH_LENGTH);
+            self.strikes = 0;
         }
+        self.dropped += refused;
+        self.put_back(taken, done);
+    }
+
+    /// Takes back what [`Spool::take`] gave when nobody knows what became of it: it goes out again.
+    pub(super) fn fail(&mut self, taken: Vec<Entry>) {
+        self.window = (taken.len() / 2).max(1);
+        self.strikes += u32::from(taken.len() == 1);
+        let hopeless = self.strikes >= STRIKES;
+        if hopeless {
+            self.strikes = 0;
+            self.dropped += 1;
+        }
+        self.put_back(taken, usize::from(hopeless));
     }
 
     /// Whether anything waits to be sent.
@@ -120,6 +150,14 @@ impl Spool {
     /// Messages given up so far.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    fn put_back(&mut self, mut taken: Vec<Entry>, done: usize) {
+        self.sending -= taken.len();
+        self.bytes -= taken[..done].iter().map(Entry::cost).sum::<u64>();
+        for entry in taken.drain(done..).rev() {
+            self.waiting.push_front(entry);
+        }
     }
 
     fn number(&mut self, topic: &Topic) -> (Arc<Lane>, u64) {
@@ -221,6 +259,35 @@ mod tests {
         assert_eq!(numbers(&spool.take()), [2, 3]);
         assert_eq!(numbers(&spool.take()), [4]);
         assert!(spool.take().is_empty());
+    }
+
+    /// Sends until nothing waits; what holds `poison` fails. Returns what got through and how often it failed.
+    fn send_all_but(spool: &mut Spool, poison: u64) -> (Vec<u64>, u32) {
+        let (mut sent, mut failures) = (Vec::new(), 0);
+        while spool.has_work() {
+            let taken = spool.take();
+            if numbers(&taken).contains(&poison) {
+                spool.fail(taken);
+                failures += 1;
+            } else {
+                sent.extend(numbers(&taken));
+                let done = taken.len();
+                spool.settle(taken, done, 0);
+            }
+        }
+        (sent, failures)
+    }
+
+    #[test]
+    fn one_message_that_cannot_be_sent_is_found_and_given_up_and_all_others_leave() {
+        for poison in [1, 2, 700, 999, 1000] {
+            let mut spool = spool_of(1000, 8);
+            (0..1000).for_each(|_| spool.push(message("orders", 8)));
+            let (sent, failures) = send_all_but(&mut spool, poison);
+            assert_eq!(sent, (1..=1000).filter(|number| *number != poison).collect::<Vec<_>>());
+            assert_eq!((spool.dropped(), spool.bytes(), spool.is_empty()), (1, 0, true));
+            assert!(failures < 40, "{failures} failures for number {poison}");
+        }
     }
 
     proptest! {
