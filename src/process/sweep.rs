@@ -54,7 +54,10 @@ pub fn sweep_descendants(leader: &Pidfd, pid: u32, marks: &[String], limit: Dura
         // Gone already, in part or altogether: that is what we want.
         let _ = leader.signal_group(libc::SIGKILL);
         let _ = leader.signal(libc::SIGKILL);
-        let last = found.iter().filter_map(|process| process.signal(libc::SIGKILL)).last();
+        let mut last = None;
+        for process in &found {
+            last = process.signal(libc::SIGKILL).or(last);
+        }
         swept.killed = stopped.len() as u32;
         swept.clean = found.is_empty() && (leader.is_dead() || leader.is_reaped());
         if swept.clean || !in_time {
