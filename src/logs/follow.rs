@@ -146,14 +146,15 @@ impl Followed {
             self.reopen()?;
             return Ok(self.open.is_some());
         };
-        let mut block = vec![0; BLOCK];
-        let read = read_up_to(file, &mut block, self.at)?;
-        if read > 0 {
+        let size = file.metadata()?.len();
+        if size > self.at {
+            let mut block = vec![0; BLOCK];
+            let read = read_up_to(file, &mut block, self.at)?;
             self.at += read as u64;
             self.split(number, &block[..read], lines);
             return Ok(true);
         }
-        if file.metadata()?.len() < self.at {
+        if size < self.at {
             self.cut(number, lines);
             self.at = 0;
             return Ok(true);

@@ -63,7 +63,8 @@ pub struct StreamKey {
 /// What the pump has to tell.
 #[derive(Debug)]
 pub enum Event {
-    /// Everything is in the file and nobody can write to the pipe any more: the store may forget it.
+    /// Everything is in the file and nobody can write to the pipe any more: the store may forget it. Ends a trouble,
+    /// too.
     Closed(StreamKey),
     /// The file takes nothing. Told once until it is over or the reason is another. Nothing is lost: the instance
     /// waits once its pipe is full.

@@ -52,7 +52,7 @@ struct Open {
     identity: (u64, u64),
     looked: Instant,
     way: Way,
-    /// What was read and not yet written. Only where bytes are copied, and only after a short write.
+    /// What was read and not yet written, from a target that bytes are copied to: after a short write or a failed one.
     carry: Vec<u8>,
 }
 
@@ -107,6 +107,9 @@ impl Target {
     pub fn take(&mut self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
         self.ensure_open()?;
         let open = self.open.as_mut().expect("opened by the line above");
+        if !open.flush()? {
+            return Ok(Took::Blocked);
+        }
         if open.way == Way::Splice {
             match open.splice(pipe, most) {
                 // Not on this file system, or not from this descriptor.
@@ -133,12 +136,9 @@ impl Open {
         }
     }
 
-    /// First what is carried, then one read.
+    /// One read and its write.
     fn copy(&mut self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
-        if !self.carry.is_empty() {
-            self.write_carry()?;
-        }
-        if !self.carry.is_empty() || !self.takes_more() {
+        if !self.takes_more() {
             return Ok(Took::Blocked);
         }
         let mut buffer = [0; COPY_BYTES];
@@ -152,15 +152,15 @@ impl Open {
             }
         };
         self.carry.extend_from_slice(&buffer[..read]);
-        self.write_carry()?;
+        self.flush()?;
         Ok(Took::Bytes(read))
     }
 
-    /// Writes as much of the carry as the target takes now.
-    fn write_carry(&mut self) -> io::Result<()> {
+    /// Writes as much of the carry as the target takes now; whether nothing is left of it.
+    fn flush(&mut self) -> io::Result<bool> {
         while !self.carry.is_empty() {
             let written = match self.way {
-                Way::CopyOn if !self.takes_more() => return Ok(()),
+                Way::CopyOn if !self.takes_more() => return Ok(false),
                 Way::CopyOn => (&self.file).write(&self.carry),
                 Way::Splice | Way::CopyToEnd => self.file.write_at(&self.carry, self.end()? as u64),
             };
@@ -168,11 +168,11 @@ impl Open {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => drop(self.carry.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a write of [`COPY_BYTES`] would not block. Terminals and sockets that were handed to us may be blocking.

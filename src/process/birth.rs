@@ -108,7 +108,7 @@ pub fn give_birth(plan: &Plan<'_>) -> Result<Born, Stillborn> {
 extern "C" fn child(shared: *mut c_void) -> c_int {
     // SAFETY: `give_birth` passes its `Shared`, which outlives us, and touches it again only after we are gone.
     let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
-    let failed = prepare(shared.moves, shared.name).err().unwrap_or_else(|| {
+    let failed = prepare(shared.moves, &mut shared.binary, shared.name).err().unwrap_or_else(|| {
         // SAFETY: arguments and environment are null-terminated arrays of C strings that `give_birth` holds.
         unsafe {
             libc::syscall(
@@ -128,7 +128,7 @@ extern "C" fn child(shared: *mut c_void) -> c_int {
 }
 
 /// Leads a session of its own, and has exactly the planned descriptors.
-fn prepare(moves: &mut [RawFd], name: &CStr) -> Result<(), &'static str> {
+fn prepare(moves: &mut [RawFd], binary: &mut RawFd, name: &CStr) -> Result<(), &'static str> {
     let count = moves.len();
     // SAFETY: all of these take numbers only, but for the name, which is a C string that outlives the call.
     unsafe {
@@ -136,12 +136,17 @@ fn prepare(moves: &mut [RawFd], name: &CStr) -> Result<(), &'static str> {
         if libc::setsid() < 0 {
             return Err("begin a session");
         }
-        // First out of the way of all targets, then into place: a target may be the source of another.
+        // First all out of the way of the targets, then into place: a target may be the source of another, or the
+        // binary.
         for source in moves.iter_mut() {
             *source = libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, count as c_int);
             if *source < 0 {
                 return Err("duplicate a descriptor");
             }
+        }
+        *binary = libc::fcntl(*binary, libc::F_DUPFD_CLOEXEC, count as c_int);
+        if *binary < 0 {
+            return Err("duplicate a descriptor");
         }
         for (target, source) in moves.iter().enumerate() {
             if libc::dup2(*source, target as c_int) < 0 {

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Processes that were sent SIGKILL beyond the instance and its group.
+    /// Processes that were found alive and killed, the instance among them.
     pub killed: u32,
     /// Whether nothing was left at the end.
     pub clean: bool,
@@ -39,28 +39,29 @@ pub fn sweep_descendants(leader: &Pidfd, pid: u32, marks: &[String], limit: Dura
     let deadline = Instant::now() + limit;
     let mut swept = Swept::default();
     let mut known = HashSet::from([pid]);
-    let mut seen: HashSet<(u32, u64)> = HashSet::new();
+    let mut stopped: HashSet<(u32, u64)> = HashSet::new();
     loop {
+        let family = Family { pid, session_is_ours: session_is_ours(leader, pid), marks };
+        let found = family.living(&mut known);
+        let in_time = Instant::now() < deadline;
+        let newcomers: Vec<&Process> =
+            found.iter().filter(|process| stopped.insert((process.pid, process.started))).collect();
+        // First all of them stand still: the child of one that is killed between two looks would lose its ancestors.
+        if in_time && !newcomers.is_empty() {
+            newcomers.into_iter().for_each(|process| drop(process.signal(libc::SIGSTOP)));
+            continue;
+        }
         // Gone already, in part or altogether: that is what we want.
         let _ = leader.signal_group(libc::SIGKILL);
         let _ = leader.signal(libc::SIGKILL);
-        let family = Family { pid, session_is_ours: session_is_ours(leader, pid), marks };
-        let found = family.living(&mut known);
-        swept.clean = found.is_empty() && (leader.is_dead() || leader.is_reaped());
-        if swept.clean || Instant::now() >= deadline {
-            return swept;
-        }
         let mut last = None;
         for process in &found {
-            let Ok(handle) = Pidfd::open(process.pid) else { continue };
-            // Looked at again behind the handle: the number still means what we found.
-            if Process::read(process.pid).is_some_and(|now| now.started == process.started) {
-                if process.pid != pid && seen.insert((process.pid, process.started)) {
-                    swept.killed += 1;
-                }
-                let _ = handle.signal(libc::SIGKILL);
-                last = Some(handle);
-            }
+            last = process.signal(libc::SIGKILL).or(last);
+        }
+        swept.killed = stopped.len() as u32;
+        swept.clean = found.is_empty() && (leader.is_dead() || leader.is_reaped());
+        if swept.clean || !in_time {
+            return swept;
         }
         let pause = PAUSE.min(deadline.saturating_duration_since(Instant::now()));
         last.as_ref().unwrap_or(leader).wait_dead(pause);
@@ -150,6 +151,13 @@ impl Process {
             started: fields.get(19)?.parse().ok()?,
             ended: matches!(*fields.first()?, "Z" | "X"),
         })
+    }
+
+    /// Sends a signal, if the number still means this process once it is held by a descriptor.
+    fn signal(&self, signal: i32) -> Option<Pidfd> {
+        let handle = Pidfd::open(self.pid).ok()?;
+        let same = Process::read(self.pid).is_some_and(|now| now.started == self.started);
+        (same && handle.signal(signal).is_ok()).then_some(handle)
     }
 }
 

@@ -81,10 +81,14 @@ pub fn set_name(name: &CStr) {
 
 /// Every signal back to what a fresh process has: default dispositions, nothing blocked.
 pub fn reset_signals() {
+    // All zero is, on every architecture: the default disposition, no flags, an empty mask.
+    let default = [0u64; 4];
+    let before: *mut u64 = std::ptr::null_mut();
     for signal in 1..=64 {
-        // SAFETY: sets no handler. Refused for SIGKILL, SIGSTOP and the two that the C library keeps, which have no
-        // other disposition anyway.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: as large as the kernel's `struct sigaction` and outlives the call; sets no handler. Refused for
+        // SIGKILL and SIGSTOP, which have no other disposition anyway. The raw call, since the C library's leaves out
+        // its own two signals, which somebody may have had ignored as well.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), before, size_of::<u64>()) };
     }
     set_mask(0);
 }
