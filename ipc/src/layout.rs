@@ -46,7 +46,7 @@ pub(crate) const RECORD_HEADER: u64 = 32;
 pub(crate) const POSITION_LIMIT: u64 = 1 << 62;
 
 /// Bytes in front of the ring.
-pub(crate) const OUTBOX_HEAD: u64 = 0xe000;
+pub const OUTBOX_HEAD: u64 = 0xe000;
 pub(crate) const OUTBOX_MAGIC: u64 = u64::from_le_bytes(*b"HWoutbox");
 
 const WORD: usize = 8;
@@ -196,6 +196,9 @@ pub(crate) mod directory {
         assert!(channel_copy(ChannelId(0), 1) + CHANNEL_WORDS <= channel_name(ChannelId(0)));
     };
 }
+
+/// Bytes of a herd's directory.
+pub const DIRECTORY_BYTES: u64 = directory::BYTES;
 
 /// Whether a ring may have this size: a power of two from [`RING_MIN`] to [`RING_MAX`].
 pub fn is_ring_size(bytes: u64) -> bool {

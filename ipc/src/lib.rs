@@ -33,10 +33,12 @@ pub mod seqpacket;
 mod slots;
 mod sync;
 mod tag;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use directory::{ChannelEntry, Directory, DirectoryError, DirectoryReader, SlotEntry, SlotState};
 pub use drain::{Announced, Delivery, Drain, Loss, LossCause, TURN, Turn};
-pub use participant::{Accusation, Control, Counters, JoinError, Participant, PeerPosition, Place, join, monotonic_ns};
+pub use participant::{Accusation, Control, Counters, JoinError, Participant, PeerPosition, Place, head_of, join, monotonic_ns};
 pub use peer::PeerError;
 pub use publisher::{Batch, Outgoing, PublishError, Published, Publisher, To};
 pub use rule::Rule;

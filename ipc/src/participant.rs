@@ -154,6 +154,21 @@ fn cursors_of(place: &Place, fd: OwnedFd) -> Result<Vec<u64>, JoinError> {
     Ok(cursors)
 }
 
+/// Where an outbox's last record ends, whoever owns it: what [`layout::next_base`] wants when its owner is dead.
+///
+/// # Errors
+/// It cannot be mapped, or is no outbox.
+pub fn head_of(outbox: BorrowedFd<'_>) -> io::Result<u64> {
+    let map = PeerMap::new(outbox, OUTBOX_HEAD)?;
+    let slot = (map.load(layout::identity::PLACE) >> 16) as u16;
+    if usize::from(slot) >= MAX_SLOTS {
+        return Err(io::Error::other("it is no outbox"));
+    }
+    let head = map.load(layout::head(slot));
+    fence(Acquire);
+    Ok(head)
+}
+
 /// What publisher, drain and control of one participant share.
 pub(crate) struct Shared {
     pub(crate) place: Place,
