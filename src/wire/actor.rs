@@ -1,0 +1,366 @@
+//! The task that owns every herd and link, and the tasks that drain the supervisor's own rings.
+//!
+//! The owner waits for nobody: links are written without waiting, messages that leave go through the drains' tasks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use herdwire_ipc::frame::{HELLO_BYTES, Hello};
+use herdwire_ipc::layout::LAYOUT_VERSIONS;
+use herdwire_ipc::link::{LINK_VERSIONS, ToInstance, ToSupervisor};
+use herdwire_ipc::tokio::Watched;
+use herdwire_ipc::{Control, Drain, Slot, TURN};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::herd::{Herd, HerdError, Links, Remains};
+use super::link::{Frame, Key, Link};
+use super::{Command, Member, Notice, Surroundings};
+use crate::keeper::name::{Kind, Name};
+use crate::relay::{Message, Origin, SessionId, Topic};
+
+/// How often dead outboxes and unread rings are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// How often while something waits for participants or for room.
+const PRESSING: Duration = Duration::from_millis(5);
+
+pub(super) struct Actor {
+    around: Surroundings,
+    commands: mpsc::Sender<Command>,
+    herds: BTreeMap<Arc<str>, Herd>,
+    links: Links,
+    members: BTreeMap<Key, Known>,
+    next_herd: u32,
+}
+
+/// A process with a link.
+struct Known {
+    member: Member,
+    /// Whether it said hello; before that nothing is sent and nothing else is understood.
+    greeted: bool,
+}
+
+impl Actor {
+    pub(super) fn new(
+        around: Surroundings,
+        commands: mpsc::Sender<Command>,
+        inherited: BTreeMap<Name, OwnedFd>,
+    ) -> Actor {
+        let mut actor = Actor {
+            next_herd: 1,
+            around,
+            commands,
+            herds: BTreeMap::new(),
+            links: BTreeMap::new(),
+            members: BTreeMap::new(),
+        };
+        for remains in gather(inherited, &actor.around) {
+            let id = remains.id;
+            actor.next_herd = actor.next_herd.max(id + 1);
+            match Herd::adopt(remains, &actor.around) {
+                Ok(herd) => {
+                    actor.herds.insert(Arc::clone(&herd.name), herd);
+                }
+                Err(error) => tracing::error!("herd {id} cannot be taken over, its wire ends here: {error}"),
+            }
+        }
+        actor
+    }
+
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shutdown = self.around.shutdown.clone();
+        loop {
+            let pressing = self.herds.values().any(Herd::is_pressing);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                command = queue.recv() => match command {
+                    Some(command) => self.handle(command),
+                    None => return,
+                },
+                _ = tick.tick() => self.tick(),
+                () = tokio::time::sleep(PRESSING), if pressing => self.press(),
+            }
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Attach { member, link } => self.attach(member, link),
+            Command::Down { instance, incarnation } => self.down(Key { instance, incarnation }),
+            Command::Forget { instance } => {
+                for herd in self.herds.values_mut() {
+                    herd.forget(instance, &mut self.links);
+                }
+            }
+            Command::Hear(topics) => self.hear(topics),
+            Command::Publish(to, message) => {
+                if let Some(herd) = self.herds.get_mut(&message.topic.herd) {
+                    herd.publish(to, message);
+                }
+            }
+            Command::Shutdown { instance, incarnation } => {
+                let key = Key { instance, incarnation };
+                if self.members.get(&key).is_some_and(|known| known.greeted)
+                    && let Some(link) = self.links.get_mut(&key)
+                {
+                    link.tell(0, &ToInstance::Shutdown, &[]);
+                }
+            }
+            // Whoever asked may have gone meanwhile.
+            Command::Look(reply) => drop(reply.send(self.herds.values_mut().map(Herd::view).collect())),
+            Command::Frame(frame) => self.frame(frame),
+        }
+    }
+
+    fn attach(&mut self, member: Member, link: OwnedFd) {
+        let key = Key { instance: member.instance, incarnation: member.incarnation };
+        match Link::open(key, link, self.commands.clone()) {
+            Ok(link) => drop(self.links.insert(key, link)),
+            Err(error) => {
+                tracing::error!(app = %member.app, index = member.index, "its link cannot be watched: {error}");
+                return;
+            }
+        }
+        // One that already sits in the herd was served by a predecessor of ours.
+        let herd = self.herds.get_mut(&member.herd);
+        let seated = herd.filter(|herd| herd.slot_of_instance(member.instance).is_some());
+        let greeted = seated.is_some();
+        if let Some(herd) = seated {
+            herd.renew(key, &mut self.links);
+        }
+        self.members.insert(key, Known { member, greeted });
+    }
+
+    fn down(&mut self, key: Key) {
+        if let Some(known) = self.members.remove(&key)
+            && let Some(herd) = self.herds.get_mut(&known.member.herd)
+        {
+            herd.down(key, &mut self.links);
+        }
+        self.links.remove(&key);
+    }
+
+    fn hear(&mut self, topics: Vec<Topic>) {
+        for topic in topics {
+            if let Err(error) = self.ensure(&topic.herd) {
+                tracing::error!(herd = %topic.herd, "its wire cannot be set up: {error}");
+                continue;
+            }
+            let herd = self.herds.get_mut(&topic.herd).expect("it was just ensured");
+            herd.hear(&topic.channel, &mut self.links);
+        }
+    }
+
+    fn ensure(&mut self, name: &Arc<str>) -> Result<(), HerdError> {
+        if !self.herds.contains_key(name) {
+            let herd = Herd::create(self.next_herd, Arc::clone(name), &self.around)?;
+            self.next_herd += 1;
+            self.herds.insert(Arc::clone(name), herd);
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        self.links.values_mut().for_each(Link::flush);
+        for herd in self.herds.values_mut() {
+            herd.tick(&mut self.links, &self.around);
+        }
+    }
+
+    fn press(&mut self) {
+        for herd in self.herds.values_mut() {
+            herd.settle(&mut self.links);
+            herd.flush();
+        }
+    }
+
+    // --- what instances say ---
+
+    fn frame(&mut self, Frame { from, bytes }: Frame) {
+        let Some(bytes) = bytes else {
+            // Its end says nothing: the process may live on, and its exit is told by the keeper.
+            self.links.remove(&from);
+            return;
+        };
+        let Some(known) = self.members.get_mut(&from) else { return };
+        if bytes.len() == HELLO_BYTES
+            && let Some(hello) = Hello::from_bytes(&bytes)
+        {
+            known.greeted = true;
+            let member = known.member.clone();
+            return self.hello(from, &member, hello);
+        }
+        if !known.greeted {
+            return self.refuse(from, "the first frame of a link must be a hello");
+        }
+        match ToSupervisor::from_frame(&bytes) {
+            Ok(Some((id, message))) => self.message(from, id, message),
+            // A kind of a later version.
+            Ok(None) => {}
+            Err(error) => self.refuse(from, &format!("this link is broken: {error}")),
+        }
+    }
+
+    fn hello(&mut self, key: Key, member: &Member, hello: Hello) {
+        if hello.link.0 > LINK_VERSIONS.1 || hello.link.1 < LINK_VERSIONS.0 {
+            let (low, high) = hello.link;
+            return self.refuse(key, &format!("the client speaks link versions {low} to {high}, this supervisor {} to {}: update the older of the two", LINK_VERSIONS.0, LINK_VERSIONS.1));
+        }
+        if hello.layout.0 > LAYOUT_VERSIONS.1 || hello.layout.1 < LAYOUT_VERSIONS.1 {
+            let (low, high) = hello.layout;
+            return self.refuse(
+                key,
+                &format!(
+                    "the client knows memory layouts {low} to {high}, this herd uses {}: update the older of the two",
+                    LAYOUT_VERSIONS.1
+                ),
+            );
+        }
+        let welcomed = self.ensure(&member.herd).and_then(|()| {
+            let herd = self.herds.get_mut(&member.herd).expect("it was just ensured");
+            herd.welcome(member, 0, &mut self.links, &self.around)
+        });
+        if let Err(error) = welcomed {
+            self.refuse(key, &error.to_string());
+        }
+    }
+
+    fn message(&mut self, key: Key, id: u64, message: ToSupervisor) {
+        let Some(known) = self.members.get(&key) else { return };
+        let Some(herd) = self.herds.get_mut(&known.member.herd) else { return };
+        let links = &mut self.links;
+        match message {
+            ToSupervisor::Mapped => {
+                if let Err(error) = herd.mapped(key, links) {
+                    self.refuse(key, &format!("the outbox cannot be sealed: {error}"));
+                }
+            }
+            ToSupervisor::Seen { version } => herd.seen(key, version, links),
+            ToSupervisor::Intern { name } => herd.intern(key, id, &name, links),
+            ToSupervisor::Subscribe { name } => herd.subscribe(key, id, &name, true, links),
+            ToSupervisor::Unsubscribe { name } => herd.subscribe(key, id, &name, false, links),
+            ToSupervisor::Ready => {
+                let notice = Notice::Ready { instance: key.instance, incarnation: key.incarnation };
+                // Full only when the supervisor does not read; a lost ready then shows as a missed listen_timeout.
+                if self.around.notices.try_send(notice).is_err() {
+                    tracing::error!(instance = key.instance, "its readiness could not be passed on");
+                }
+            }
+            ToSupervisor::Leave => herd.down(key, links),
+            ToSupervisor::Accuse { slot, incarnation, reason } => {
+                tracing::warn!(herd = %herd.name, by = key.instance, slot, incarnation, "a participant is accused: {reason}");
+            }
+        }
+    }
+
+    /// Says why, once, and hears no more of this link.
+    fn refuse(&mut self, key: Key, reason: &str) {
+        tracing::warn!(instance = key.instance, incarnation = key.incarnation, "runs without wire: {reason}");
+        if let Some(link) = self.links.get_mut(&key) {
+            link.tell(0, &ToInstance::Refused { reason: reason.to_owned() }, &[]);
+        }
+        self.links.remove(&key);
+    }
+}
+
+/// Sorts what the store held by herd. A directory of an older generation is superseded and dropped.
+fn gather(inherited: BTreeMap<Name, OwnedFd>, around: &Surroundings) -> Vec<Remains> {
+    let mut herds: BTreeMap<u32, Remains> = BTreeMap::new();
+    let mut memories: BTreeMap<(u32, Slot, u32), OwnedFd> = BTreeMap::new();
+    let mut bells: BTreeMap<(u32, Slot, u32), OwnedFd> = BTreeMap::new();
+    for (name, descriptor) in inherited {
+        let key = (name.owner, name.part, name.generation);
+        match name.kind {
+            Kind::Directory => {
+                // Rising generations, so the last one stays.
+                let remains = Remains {
+                    id: name.owner,
+                    generation: name.generation,
+                    directory: descriptor,
+                    outboxes: BTreeMap::new(),
+                };
+                if let Some(older) = herds.insert(name.owner, remains) {
+                    around.store.forget(Name::new(Kind::Directory, older.id, older.generation));
+                }
+            }
+            Kind::Outbox => drop(memories.insert(key, descriptor)),
+            Kind::Bell => drop(bells.insert(key, descriptor)),
+            _ => {}
+        }
+    }
+    for ((herd, slot, incarnation), memory) in memories {
+        let bell = bells.remove(&(herd, slot, incarnation));
+        match (herds.get_mut(&herd), bell) {
+            (Some(remains), Some(bell)) => drop(remains.outboxes.insert((slot, incarnation), (memory, bell))),
+            // Half a pair: its supervisor died between two stores, and its owner has not been welcomed.
+            _ => around.store.forget(Name::part(Kind::Outbox, herd, slot, incarnation)),
+        }
+    }
+    for (herd, slot, incarnation) in bells.into_keys() {
+        around.store.forget(Name::part(Kind::Bell, herd, slot, incarnation));
+    }
+    herds.into_values().collect()
+}
+
+/// The longest sleep: a hostile peer can silence the bell.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Drains the supervisor's rings of one herd into the relay's queue. A full queue holds this task up and nobody else:
+/// the supervisor is a reader that may lose, and says so.
+pub(super) fn spawn_drain(
+    herd: Arc<str>,
+    mut drain: Drain,
+    control: Control,
+    around: &Surroundings,
+) -> io::Result<JoinHandle<()>> {
+    let bell = Watched::new(control.bell().try_clone_to_owned()?)?;
+    let arrivals = around.arrivals.clone();
+    Ok(tokio::spawn(async move {
+        let mut names: BTreeMap<u16, Arc<str>> = BTreeMap::new();
+        let mut batch: Vec<Message> = Vec::new();
+        loop {
+            let turn = drain.turn(TURN, |delivery| {
+                let known = names.get(&delivery.channel.0).cloned();
+                let named = || control.directory().name(delivery.channel).map(Arc::from);
+                let Some(channel) = known.or_else(named) else { return };
+                names.insert(delivery.channel.0, Arc::clone(&channel));
+                batch.push(Message {
+                    topic: Topic { herd: Arc::clone(&herd), channel },
+                    session: delivery.session.map(SessionId),
+                    tag: delivery.tag,
+                    payload: Bytes::copy_from_slice(delivery.payload),
+                });
+            });
+            for message in batch.drain(..) {
+                if arrivals.send((Origin::Wire, message)).await.is_err() {
+                    return;
+                }
+            }
+            let missed: u64 = drain.lost().iter().map(|loss| loss.records).sum();
+            if missed > 0 {
+                tracing::warn!(%herd, "the supervisor missed {missed} messages for bridge and front: they came faster than they leave");
+            }
+            if turn.more {
+                // A ring that always has news must not starve the other tasks.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            sleep(&mut drain, &bell).await;
+        }
+    }))
+}
+
+/// Announces the sleep, looks once more, and waits for the bell. Cancelled, the announcement is taken back.
+async fn sleep(drain: &mut Drain, bell: &Watched) {
+    if let Some(_announced) = drain.announce() {
+        // A bell that cannot be waited for leaves the longest sleep, which is what the limit is for.
+        let _ = tokio::time::timeout(LONGEST_SLEEP, bell.edge()).await;
+    }
+}

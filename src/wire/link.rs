@@ -1,0 +1,108 @@
+//! One link: what an instance says, read by a task of its own, and what it is told, sent without ever waiting.
+//!
+//! A worker that does not read (stopped, or hostile) fills its socket and then a bounded queue here; past that its
+//! link is given up, its process is not: it goes on without wire changes, and its successor starts clean.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use herdwire_ipc::link::ToInstance;
+use herdwire_ipc::seqpacket::{self, Wait};
+use herdwire_ipc::tokio::Watched;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Command;
+
+/// Frames that may wait for a worker that does not read.
+const WAITING: usize = 2048;
+
+/// Which process a link belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key {
+    pub instance: u32,
+    pub incarnation: u32,
+}
+
+/// What came over a link.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub from: Key,
+    /// `None`: the other side closed it, which means nothing but that nothing more comes.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// The sending side of a link; dropping it ends the reading task.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: Arc<Watched>,
+    waiting: VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
+    broken: bool,
+    reader: JoinHandle<()>,
+}
+
+impl Link {
+    pub(super) fn open(key: Key, socket: OwnedFd, commands: mpsc::Sender<Command>) -> io::Result<Link> {
+        let socket = Arc::new(Watched::new(socket)?);
+        let reader = tokio::spawn(read(key, Arc::clone(&socket), commands));
+        Ok(Link { socket, waiting: VecDeque::new(), broken: false, reader })
+    }
+
+    /// Sends a frame with its descriptors, or keeps it until the worker reads.
+    pub(super) fn tell(&mut self, id: u64, message: &ToInstance, descriptors: &[&Arc<OwnedFd>]) {
+        if self.broken {
+            return;
+        }
+        let descriptors = descriptors.iter().map(|descriptor| Arc::clone(descriptor)).collect();
+        self.waiting.push_back((message.to_frame(id), descriptors));
+        self.flush();
+        if self.waiting.len() > WAITING {
+            tracing::warn!("a worker has not read its link for {WAITING} frames: its link is given up");
+            self.give_up();
+        }
+    }
+
+    /// Sends what waits, as far as the worker reads.
+    pub(super) fn flush(&mut self) {
+        while let Some((bytes, descriptors)) = self.waiting.front() {
+            let borrowed: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
+            match seqpacket::send(self.socket.as_fd(), bytes, &borrowed, Wait::Never) {
+                Ok(()) => {
+                    self.waiting.pop_front();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.give_up(),
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.broken = true;
+        self.waiting.clear();
+        self.reader.abort();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn read(from: Key, socket: Arc<Watched>, commands: mpsc::Sender<Command>) {
+    let mut buffer = vec![0; seqpacket::MAX_RECORD];
+    loop {
+        let received = socket.read(|fd| seqpacket::receive(fd, &mut buffer, Wait::Never)).await;
+        let bytes = match received {
+            // Workers have no descriptors to send; what they attach is closed here.
+            Ok(received) if received.length > 0 => Some(buffer[..received.length].to_vec()),
+            Ok(_) | Err(_) => None,
+        };
+        let ended = bytes.is_none();
+        if commands.send(Command::Frame(Frame { from, bytes })).await.is_err() || ended {
+            return;
+        }
+    }
+}

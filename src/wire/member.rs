@@ -1,0 +1,66 @@
+//! Who holds a slot of a herd, and the outboxes of the dead that somebody may still have to read.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use herdwire_ipc::Slot;
+
+use super::link::Key;
+
+/// Where a participant stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It was welcomed and has yet to map its outbox.
+    Joining,
+    Running,
+    /// Its process is gone or has left; a successor may come.
+    Down,
+}
+
+/// The memory of one incarnation.
+#[derive(Debug, Clone)]
+pub(super) struct Outbox {
+    pub incarnation: u32,
+    pub memory: Arc<OwnedFd>,
+    pub bell: Arc<OwnedFd>,
+    pub ring_bytes: u64,
+}
+
+/// The memory of a dead incarnation that somebody may still have to read.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub outbox: Outbox,
+    /// Position after its last record.
+    pub end: u64,
+}
+
+/// The instance of a seat whose instance is deleted: positions go on from its last outbox.
+pub(super) const NOBODY: u32 = u32::MAX;
+
+/// The holder of a slot.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub slot: Slot,
+    pub instance: u32,
+    pub standing: Standing,
+    pub outbox: Outbox,
+    /// Outboxes of dead predecessors, oldest first, until every reader has read them to the end.
+    pub retired: Vec<Retired>,
+    /// Position of the first byte of the outbox's ring.
+    pub base: u64,
+}
+
+/// Dead incarnations of one slot that are kept for late readers. A worker that dies more often than others can read
+/// loses the oldest.
+pub(super) const RETIRED: usize = 3;
+
+impl Seat {
+    /// The process that sits here.
+    pub(super) fn key(&self) -> Key {
+        Key { instance: self.instance, incarnation: self.outbox.incarnation }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.standing == Standing::Running
+    }
+}
