@@ -312,4 +312,3 @@ fn close_event(payload: &[u8]) -> Result<Event, Violation> {
         }
     }
 }
-

@@ -32,7 +32,6 @@ mod sessions;
 mod token;
 mod writer;
 
-
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

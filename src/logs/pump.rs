@@ -192,6 +192,11 @@ impl Pump {
         entry.state = State::Gone;
     }
 
+    /// The streams that are not at their end.
+    pub fn attached(&self) -> Vec<StreamKey> {
+        self.shared.table().tokens.keys().copied().collect()
+    }
+
     /// Moves what is in the stream's pipe now into its file: after this, what a process that has ended wrote is there.
     /// Blocks, for `limit` and the disk at most.
     pub fn drain(&self, stream: StreamKey, limit: Duration) -> Drained {

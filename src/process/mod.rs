@@ -13,6 +13,7 @@ mod birth;
 mod go;
 pub mod listen;
 mod pidfd;
+pub mod sealed;
 mod spawn;
 pub mod stage;
 mod sweep;

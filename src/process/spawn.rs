@@ -5,19 +5,18 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use herdwire_ipc::codec::{self, CodecError};
-use nix::fcntl::{FcntlArg, OFlag, SealFlag};
-use nix::sys::memfd::MFdFlags;
+use nix::fcntl::{FcntlArg, OFlag};
 use serde::{Deserialize, Serialize};
 
 use super::birth::{self, Born, Plan, Stillborn};
-use super::{Go, Pidfd};
+use super::{Go, Pidfd, sealed};
 
 /// The most listeners that one instance may inherit.
 pub const MAX_LISTENERS: usize = 64;
@@ -207,7 +206,7 @@ fn check(launch: &Launch<'_>) -> Result<(), SpawnError> {
 }
 
 /// The settings in a memfd that nobody can change any more.
-fn seal(launch: &Launch<'_>) -> Result<File, SpawnError> {
+fn seal(launch: &Launch<'_>) -> Result<OwnedFd, SpawnError> {
     let settings = Settings {
         program: launch.program.as_os_str().as_bytes().to_vec(),
         args: launch.args.to_vec(),
@@ -219,15 +218,8 @@ fn seal(launch: &Launch<'_>) -> Result<File, SpawnError> {
     };
     let bytes =
         codec::encode(&settings).map_err(|source| SpawnError::TooLarge { label: launch.label.to_owned(), source })?;
-    let write = || -> io::Result<File> {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let mut file = File::from(nix::sys::memfd::memfd_create(c"herdwire-settings", flags)?);
-        file.write_all(&bytes)?;
-        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        nix::fcntl::fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(file)
-    };
-    write().map_err(|source| SpawnError::Prepare { label: launch.label.to_owned(), source })
+    let prepared = sealed::create("herdwire-settings", &bytes);
+    prepared.map_err(|source| SpawnError::Prepare { label: launch.label.to_owned(), source })
 }
 
 /// A pipe: read end, non-blocking, and write end, blocking as programs expect it. Both close-on-exec.

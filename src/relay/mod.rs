@@ -151,10 +151,20 @@ impl Relay {
         self.bridged.iter()
     }
 
+    /// Whether a channel crosses hosts.
+    pub fn is_bridged(&self, topic: &Topic) -> bool {
+        self.bridged.contains(topic)
+    }
+
+    /// Whether a channel is shown at the front.
+    pub fn is_shown(&self, topic: &Topic) -> bool {
+        self.shown.contains(topic)
+    }
+
     /// Decides where a message goes on.
     pub fn route(&self, origin: Origin, message: &Message) -> Departures {
-        let bridged = self.bridged.contains(&message.topic);
-        let shown = self.shown.contains(&message.topic);
+        let bridged = self.is_bridged(&message.topic);
+        let shown = self.is_shown(&message.topic);
         let here = message.session.is_none_or(|session| Some(session.node()) == self.node);
         match (origin, message.session) {
             (Origin::Wire, None) => {

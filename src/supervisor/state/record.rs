@@ -3,8 +3,6 @@
 //! Fields are little-endian, in a fixed order, frozen: a later release appends some and reads the missing ones of an
 //! older record as zero; an older one ignores what follows those it knows.
 
-use crate::supervisor::snapshot::ExitView;
-
 /// Bytes of an instance's lifecycle, which only `lifecycle` reads.
 pub const LIFECYCLE_BYTES: usize = 64;
 
@@ -21,7 +19,6 @@ pub struct Globals {
     /// The next number of each kind. None is ever given twice.
     pub next_app: u32,
     pub next_instance: u32,
-    pub next_herd: u32,
     /// Revision of the settings in force; 0 before there are any.
     pub settings_revision: u32,
     /// The keeper that held the store, and the boot in which it ran.
@@ -36,11 +33,6 @@ pub struct Globals {
 pub struct AppRecord {
     pub id: u32,
     pub revision: u32,
-    pub herd: u32,
-    /// How many instances it is to have.
-    pub instances: u32,
-    /// Wall-clock time, in ms since 1970.
-    pub created_at_ms: u64,
 }
 
 /// One instance.
@@ -59,14 +51,10 @@ pub struct InstanceRecord {
     /// Wall-clock times, in ms since 1970; 0 for never.
     pub started_at_ms: u64,
     pub created_at_ms: u64,
-    pub last_exit: Option<ExitView>,
-    pub restarts: u32,
-    pub unstable: u32,
-    pub herd: u32,
-    /// Its place in the herd's wire.
-    pub slot: Option<u16>,
     /// Revision of the spec that it runs, which may be behind its app's.
     pub revision: u32,
+    /// It is to be removed once its process is gone.
+    pub doomed: bool,
 }
 
 impl Default for InstanceRecord {
@@ -81,12 +69,8 @@ impl Default for InstanceRecord {
             pidfd_inode: 0,
             started_at_ms: 0,
             created_at_ms: 0,
-            last_exit: None,
-            restarts: 0,
-            unstable: 0,
-            herd: 0,
-            slot: None,
             revision: 0,
+            doomed: false,
         }
     }
 }
@@ -101,7 +85,7 @@ impl Fields for Globals {
     fn write(&self, body: &mut Body) {
         body.put(self.exit_sequence.to_le_bytes());
         body.put(self.epoch.to_le_bytes());
-        for number in [self.next_app, self.next_instance, self.next_herd, self.settings_revision, self.keeper_pid] {
+        for number in [self.next_app, self.next_instance, self.settings_revision, self.keeper_pid] {
             body.put(number.to_le_bytes());
         }
         body.put(self.boot_id);
@@ -114,7 +98,6 @@ impl Fields for Globals {
             epoch: body.u64(),
             next_app: body.u32(),
             next_instance: body.u32(),
-            next_herd: body.u32(),
             settings_revision: body.u32(),
             keeper_pid: body.u32(),
             boot_id: body.take(),
@@ -125,20 +108,12 @@ impl Fields for Globals {
 
 impl Fields for AppRecord {
     fn write(&self, body: &mut Body) {
-        for number in [self.id, self.revision, self.herd, self.instances] {
-            body.put(number.to_le_bytes());
-        }
-        body.put(self.created_at_ms.to_le_bytes());
+        body.put(self.id.to_le_bytes());
+        body.put(self.revision.to_le_bytes());
     }
 
     fn read(body: &mut Reading<'_>) -> AppRecord {
-        AppRecord {
-            id: body.u32(),
-            revision: body.u32(),
-            herd: body.u32(),
-            instances: body.u32(),
-            created_at_ms: body.u64(),
-        }
+        AppRecord { id: body.u32(), revision: body.u32() }
     }
 }
 
@@ -152,13 +127,8 @@ impl Fields for InstanceRecord {
         for number in [self.pidfd_inode, self.started_at_ms, self.created_at_ms] {
             body.put(number.to_le_bytes());
         }
-        let (how, value) = exit_to_numbers(self.last_exit);
-        body.put(how.to_le_bytes());
-        body.put(value.to_le_bytes());
-        for number in [self.restarts, self.unstable, self.herd, self.revision] {
-            body.put(number.to_le_bytes());
-        }
-        body.put(self.slot.unwrap_or(NO_SLOT).to_le_bytes());
+        body.put(self.revision.to_le_bytes());
+        body.put([u8::from(self.doomed)]);
     }
 
     fn read(body: &mut Reading<'_>) -> InstanceRecord {
@@ -172,37 +142,9 @@ impl Fields for InstanceRecord {
             pidfd_inode: body.u64(),
             started_at_ms: body.u64(),
             created_at_ms: body.u64(),
-            last_exit: exit_from_numbers(body.u32(), i32::from_le_bytes(body.take())),
-            restarts: body.u32(),
-            unstable: body.u32(),
-            herd: body.u32(),
             revision: body.u32(),
-            slot: Some(u16::from_le_bytes(body.take())).filter(|slot| *slot != NO_SLOT),
+            doomed: body.take() != [0],
         }
-    }
-}
-
-/// How "no slot" is written.
-const NO_SLOT: u16 = u16::MAX;
-
-fn exit_to_numbers(exit: Option<ExitView>) -> (u32, i32) {
-    match exit {
-        None => (0, 0),
-        Some(ExitView::Code(code)) => (1, code),
-        Some(ExitView::Signal(signal)) => (2, signal),
-        Some(ExitView::NeverStarted) => (3, 0),
-        Some(ExitView::Unknown) => (4, 0),
-    }
-}
-
-fn exit_from_numbers(how: u32, value: i32) -> Option<ExitView> {
-    match how {
-        0 => None,
-        1 => Some(ExitView::Code(value)),
-        2 => Some(ExitView::Signal(value)),
-        3 => Some(ExitView::NeverStarted),
-        // A way to end that a later release knows is one that we cannot tell.
-        _ => Some(ExitView::Unknown),
     }
 }
 

@@ -1,0 +1,348 @@
+//! From what the keeper hands over to a running supervisor: the same path at the first start, after a crash, and (in
+//! time) in an upgrade.
+//!
+//! Order matters: everything is adopted before the first exit is acted on, or the last lines of the dead would have
+//! no file; and nothing is started before the listening sockets and the wire stand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use herdwire_ipc::codec;
+use herdwire_ipc::tokio::Watched;
+use interprocess::local_socket::tokio::Listener;
+use interprocess::os::unix::uds_local_socket;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::control::Request;
+use super::core::{self, Core, Sources};
+use super::registry::{App, Entry, Process, Registry};
+use super::settings::Sections;
+use super::state::{Contents, State};
+use super::traffic::{self, Routes};
+use super::{control_server, foreground};
+use crate::config::spec::{AppSpec, Settings};
+use crate::config::{self, Surroundings, home::Home};
+use crate::keeper::client::{Inheritance, KeeperLink};
+use crate::keeper::handle::Store;
+use crate::keeper::name::{Kind, Name};
+use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
+use crate::logs::Pump;
+use crate::process::{OpenFiles, Pidfd, sealed};
+use crate::relay::Relay;
+use crate::status::{History, Host, Look, Sampler};
+use crate::wire::{self, Wire};
+
+/// Requests, spawn results and the like that may wait for the core.
+const QUEUE: usize = 256;
+
+/// Builds a supervisor from what was inherited, and says that it is ready.
+pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Result<Core> {
+    let Inheritance { epoch, keeper_pid, foreground, mut descriptors, exits, store_limit, descriptor_limit, .. } =
+        inheritance;
+    let home = Home::from_environment()?;
+    let node = home.node()?;
+    let store = Store::new(keeper.sender());
+    let (state, contents) = open_state(&mut descriptors, &store)?;
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+
+    let (requests_in, requests) = mpsc::channel(QUEUE);
+    let listener = control_socket(&mut descriptors, &home, &store)?;
+    tasks.spawn(control_server::serve(listener, requests_in, tasks.clone(), shutdown.clone()));
+
+    let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
+    let (notices_in, notices) = mpsc::channel(QUEUE);
+    let memories = core::take_kinds(&mut descriptors, &[Kind::Directory, Kind::Outbox, Kind::Bell]);
+    let surroundings = wire::Surroundings {
+        store: store.clone(),
+        arrivals: arrivals_in.clone(),
+        notices: notices_in,
+        shutdown: shutdown.clone(),
+    };
+    let wire = Wire::start(surroundings, memories, &tasks);
+    let routes = Routes { relay: Arc::new(Relay::new(node)), bridge: None, front: None };
+    let (routes, current) = watch::channel(routes);
+    tasks.spawn(traffic::run(arrivals, current, wire.clone(), shutdown.clone()));
+
+    let (looks_in, looks) = mpsc::channel(QUEUE);
+    let pump = Pump::start().context("the log thread cannot be started")?;
+    let logs = pump.events().expect("the pump was just made");
+    let (orders, outcomes) = core::start_spawner().context("the spawning thread cannot be started")?;
+    let (executions_in, executions) = mpsc::channel(QUEUE);
+    let random = getrandom::u64().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
+    let keeper_socket = Watched::new(keeper.as_fd().try_clone_to_owned()?)?;
+    let mut core = Core {
+        home,
+        node,
+        epoch,
+        keeper_pid,
+        store_limit,
+        open_files: open_files(descriptor_limit),
+        foreground: foreground.then(foreground::Output::start).transpose()?,
+        began: Instant::now(),
+        sections: Sections::new(arrivals_in, Look::new(looks_in, History::default()), random),
+        keeper,
+        store,
+        state,
+        globals: contents.globals,
+        registry: Registry::default(),
+        wire,
+        pump,
+        orders,
+        executions: executions_in,
+        routes,
+        sampler: Sampler::new(),
+        host: Host::new().ok(),
+        warnings: Vec::new(),
+        pending: Vec::new(),
+        strays: VecDeque::new(),
+        unsure: Vec::new(),
+        run: None,
+        run_failed: false,
+        stillborn: Vec::new(),
+        sources: Sources { keeper: keeper_socket, requests, outcomes, executions, logs, notices, looks },
+        tasks,
+        shutdown,
+    };
+    core.globals.epoch = epoch;
+    core.commit_globals();
+    core.adopt_apps(&contents, &mut descriptors)?;
+    core.adopt_instances(&contents, &mut descriptors).await;
+    let mut single = |kind| core::take_kinds(&mut descriptors, &[kind]).into_values().next_back();
+    let (settings, front, status, run) =
+        (single(Kind::Settings), single(Kind::Front), single(Kind::Status), single(Kind::Run));
+    core.adopt_settings(settings, front, status).await?;
+    core.reroute().await;
+    core.forget_the_rest(descriptors);
+    core.keeper.ready()?;
+    tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
+    core.catch_up(exits).await;
+    core.first_orders(run).await;
+    Ok(core)
+}
+
+/// The limit on open files that instances get: the user's own, not the one that we raised ours to.
+fn open_files(soft: u64) -> Option<OpenFiles> {
+    OpenFiles::current().ok().map(|ours| OpenFiles { soft, hard: ours.hard })
+}
+
+fn open_state(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyhow::Result<(State, Contents)> {
+    let name = Name::new(Kind::State, 0, 0);
+    let Some(memory) = descriptors.remove(&name) else {
+        let state = State::create().context("the state cannot be created")?;
+        store.keep(name, state.as_fd());
+        let mut contents = Contents::default();
+        contents.globals.next_app = 1;
+        return Ok((state, contents));
+    };
+    let (state, contents) = State::open(memory)?;
+    if contents.damaged > 0 {
+        tracing::error!("{} records of the state are damaged and were given up", contents.damaged);
+    }
+    Ok((state, contents))
+}
+
+fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store: &Store) -> anyhow::Result<Listener> {
+    let name = Name::new(Kind::Control, 0, 0);
+    let socket = match descriptors.remove(&name) {
+        Some(socket) => socket,
+        None => {
+            let path = home.control();
+            let bound = control_server::bind(&path);
+            let socket = OwnedFd::from(bound.with_context(|| format!("cannot bind {}", path.display()))?);
+            store.keep(name, socket.as_fd());
+            socket
+        }
+    };
+    // Made from a descriptor, so it knows no name that it could unlink when it is dropped.
+    Ok(Listener::from(uds_local_socket::tokio::Listener::try_from(socket)?))
+}
+
+impl Core {
+    fn adopt_apps(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) -> anyhow::Result<()> {
+        for record in &contents.apps {
+            let Some(memory) = descriptors.remove(&Name::new(Kind::Spec, record.id, record.revision)) else {
+                tracing::error!("app {} has lost its spec and is given up", record.id);
+                continue;
+            };
+            let spec: AppSpec = codec::decode(&sealed::read(memory.as_fd())?)
+                .with_context(|| format!("the spec of app {} cannot be read", record.id))?;
+            let parts = 0..spec.listen.len() as u16;
+            let sockets = parts
+                .filter_map(|part| descriptors.remove(&Name::part(Kind::Listener, record.id, part, record.revision)));
+            let app =
+                App { id: record.id, revision: record.revision, listeners: sockets.collect(), spec: Arc::new(spec) };
+            self.registry.apps.insert(app.id, app);
+        }
+        Ok(())
+    }
+
+    async fn adopt_instances(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) {
+        for record in &contents.instances {
+            if !self.registry.apps.contains_key(&record.app) {
+                continue;
+            }
+            let Some(life) = Instance::from_record(&record.lifecycle) else {
+                tracing::error!("instance {} has a life that cannot be read and is given up", record.id);
+                continue;
+            };
+            let pidfd = descriptors.remove(&Name::new(Kind::Pidfd, record.id, record.incarnation)).map(Pidfd::from_fd);
+            let process = match pidfd {
+                // An unknown inode (0) is no identity; the kernel then gives none to anybody.
+                Some(pidfd) if record.pid != 0 && pidfd.inode().unwrap_or(0) == record.pidfd_inode => Process::Exists {
+                    pid: record.pid,
+                    pidfd,
+                    executed: matches!(life.state(), LifeState::Online { .. }),
+                },
+                _ => Process::None,
+            };
+            let entry = Entry {
+                id: record.id,
+                app: record.app,
+                index: record.index,
+                life,
+                process,
+                created_at_ms: record.created_at_ms,
+                started_at_ms: record.started_at_ms,
+                failure: None,
+                doomed: record.doomed,
+            };
+            self.registry.instances.insert(entry.id, entry);
+        }
+        self.adopt_logs(descriptors);
+        self.adopt_links(descriptors).await;
+        let running = self.registry.instances.values().filter_map(|entry| Some((entry.id, entry.process.pid()?)));
+        for (id, pid) in running.collect::<Vec<_>>() {
+            if let Err(error) = self.sampler.add(id, pid) {
+                tracing::debug!("instance {id} cannot be sampled: {error}");
+            }
+        }
+    }
+
+    /// Goes on with every pipe, also those of the dead: what is in them belongs into their files.
+    fn adopt_logs(&mut self, descriptors: &mut BTreeMap<Name, OwnedFd>) {
+        for (name, pipe) in core::take_kinds(descriptors, &[Kind::Out, Kind::Err]) {
+            match self.registry.instances.contains_key(&name.owner) {
+                true => self.attach_log(name, pipe),
+                false => self.store.forget(name),
+            }
+        }
+    }
+
+    async fn adopt_links(&mut self, descriptors: &mut BTreeMap<Name, OwnedFd>) {
+        for (name, link) in core::take_kinds(descriptors, &[Kind::Link]) {
+            let member = self
+                .registry
+                .instances
+                .get(&name.owner)
+                .filter(|entry| entry.life.incarnation().0 == name.generation && entry.process.pid().is_some());
+            match member.map(|entry| self.member(entry)) {
+                Some(member) => self.wire.attach(member, link).await,
+                None => self.store.forget(name),
+            }
+        }
+    }
+
+    /// Names that nobody asked for: left by a death between two steps.
+    fn forget_the_rest(&mut self, descriptors: BTreeMap<Name, OwnedFd>) {
+        for name in descriptors.into_keys() {
+            tracing::debug!("{name} is not needed any more");
+            self.store.forget(name);
+        }
+    }
+
+    /// Acts on what happened while there was no supervisor.
+    async fn catch_up(&mut self, exits: Vec<crate::keeper::client::Exit>) {
+        for exit in exits {
+            self.exited(exit).await;
+        }
+        let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
+        for id in ids {
+            let entry = &self.registry.instances[&id];
+            let incarnation = entry.life.incarnation();
+            match (&entry.process, entry.life.state()) {
+                // Its supervisor died before it was made, or before anybody knew: it was never let go.
+                (Process::None, _) if entry.life.has_process() => {
+                    self.live(id, Life::Exited(incarnation, Exit::NeverStarted)).await;
+                }
+                // Whether it was let go shows by its being there a moment later: one that was not ends at once.
+                (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
+                // The signal may not have been sent. Twice does no harm.
+                (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
+                    let signal = self.registry.app_of(entry).spec.rules.kill_signal;
+                    if let Err(error) = pidfd.signal_group(signal) {
+                        tracing::debug!("instance {id} cannot be signalled: {error}");
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.globals.ending {
+            self.end_all().await;
+        }
+        self.settle().await;
+    }
+
+    /// What a first supervisor does by itself: the home's own settings, and what `herdwire run` asked for.
+    async fn first_orders(&mut self, run: Option<OwnedFd>) {
+        if self.epoch == 1 && self.globals.settings_revision == 0 {
+            self.home_settings().await;
+        }
+        let Some(memory) = run else { return };
+        self.store.forget(Name::new(Kind::Run, 0, 0));
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        match sealed::read(memory.as_fd())
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| Ok(codec::decode::<Request>(&bytes)?))
+        {
+            Ok(request) => {
+                self.run = Some(answer);
+                self.request(request, reply).await;
+            }
+            Err(error) => {
+                tracing::error!("what is to be run cannot be read: {error:#}");
+                self.run_failed = true;
+            }
+        }
+    }
+
+    async fn home_settings(&mut self) {
+        let path = self.home.settings();
+        if !path.exists() {
+            return;
+        }
+        let here = Surroundings::here().map_err(|error| error.to_string());
+        let loaded = here.and_then(|here| config::load(&path, &here).map_err(|error| error.to_string()));
+        let applied = match loaded {
+            Ok(loaded) => self.apply(loaded.resolved.settings, &path).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = applied {
+            self.warn(format!("{error}: its settings are not in force"));
+        }
+    }
+
+    async fn apply(&mut self, settings: Settings, path: &Path) -> Result<(), String> {
+        self.apply_settings(settings, path).await.map_err(|failure| failure.what)?;
+        self.reroute().await;
+        Ok(())
+    }
+
+    /// Instances that were launching when the supervisor died, once they have had the time to end.
+    pub(super) async fn resolve_unsure(&mut self) {
+        /// A trampoline whose supervisor has died ends within milliseconds.
+        const ENOUGH: Duration = Duration::from_millis(500);
+        if self.unsure.is_empty() || self.began.elapsed() < ENOUGH {
+            return;
+        }
+        for (id, incarnation) in std::mem::take(&mut self.unsure) {
+            self.executed(id, incarnation, Ok(())).await;
+        }
+    }
+}

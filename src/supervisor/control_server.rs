@@ -1,0 +1,137 @@
+//! The control socket: accepts the CLI, reads one request, writes one answer.
+//!
+//! Only the owner of the home gets in: the socket is 0600 in a 0700 folder, and the peer's credentials are checked.
+//! Whoever is slow or sends nonsense is answered once, closed, and disturbs nobody.
+
+use std::io;
+use std::time::Duration;
+
+use herdwire_ipc::codec;
+use herdwire_ipc::frame::{HEADER_BYTES, Header};
+use interprocess::local_socket::tokio::{Listener, Stream, prelude::*};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::control::{self, CONTROL_VERSION, Failure, MAX_FRAME, Request, Response};
+
+/// Connections served at once; the next ones wait in the socket's backlog.
+const CONNECTIONS: usize = 64;
+/// From the connection to the whole request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// For the answer to be taken.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// A request with the place for its answer. `None` as an answer: the connection is held until the process ends.
+pub type Asked = (Request, oneshot::Sender<Response>);
+
+/// Accepts until shutdown; every connection is a task of `tasks`.
+pub async fn serve(listener: Listener, requests: mpsc::Sender<Asked>, tasks: TaskTracker, shutdown: CancellationToken) {
+    let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let place = std::sync::Arc::clone(&places).acquire_owned();
+        let Ok(place) = (tokio::select! {
+            () = shutdown.cancelled() => return,
+            place = place => place,
+        }) else {
+            return;
+        };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(stream) => {
+                let (requests, shutdown) = (requests.clone(), shutdown.clone());
+                tasks.spawn(async move {
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = connection(stream, requests) => {}
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: those that are open will end.
+                tracing::warn!("a control connection cannot be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(mut stream: Stream, requests: mpsc::Sender<Asked>) {
+    let request = match tokio::time::timeout(REQUEST_LIMIT, receive(&mut stream)).await {
+        Ok(Ok(Some(request))) => request,
+        Ok(Ok(None)) | Err(_) => return,
+        Ok(Err(failure)) => return answer(&mut stream, &Response::Failed(failure)).await,
+    };
+    let is_kill = request == Request::Kill;
+    let (reply, response) = oneshot::channel();
+    if requests.send((request, reply)).await.is_err() {
+        return;
+    }
+    let Ok(response) = response.await else { return };
+    answer(&mut stream, &response).await;
+    if is_kill {
+        // Its end tells the CLI that everything is over.
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn answer(stream: &mut Stream, response: &Response) {
+    let frame = control::to_frame(response).or_else(|error| {
+        control::to_frame(&Response::Failed(Failure::new("the answer is too large to be sent").cause(error)))
+    });
+    let Ok(frame) = frame else { return };
+    // Whoever does not take its answer has gone or hangs; either way there is nobody to tell.
+    let _ = tokio::time::timeout(ANSWER_LIMIT, stream.write_all(&frame)).await;
+}
+
+/// One request; `None` when the peer closed without one.
+async fn receive(stream: &mut Stream) -> Result<Option<Request>, Failure> {
+    check_peer(stream)?;
+    let mut bytes = [0; HEADER_BYTES];
+    if stream.read_exact(&mut bytes).await.is_err() {
+        return Ok(None);
+    }
+    let header = Header::from_bytes(&bytes).expect("it has a header's length");
+    if header.kind != CONTROL_VERSION {
+        let what = format!("this is no request of control version {CONTROL_VERSION}");
+        return Err(
+            Failure::new(what).hint("use the `herdwire` binary of the supervisor's version, or `herdwire kill` first")
+        );
+    }
+    if header.length as usize > MAX_FRAME - HEADER_BYTES {
+        return Err(Failure::new(format!("a request of {} bytes is too large", header.length)));
+    }
+    // Grown as bytes come, never by what the peer announces.
+    let mut body = Vec::new();
+    let mut rest = stream.take(u64::from(header.length));
+    rest.read_to_end(&mut body).await.map_err(|error| Failure::new("the request could not be read").cause(error))?;
+    codec::decode(&body).map(Some).map_err(|error| Failure::new("the request cannot be understood").cause(error))
+}
+
+fn check_peer(stream: &Stream) -> Result<(), Failure> {
+    let us = nix::unistd::geteuid().as_raw();
+    let euid = stream.peer_creds().map(|credentials| credentials.euid());
+    match euid {
+        Ok(Some(euid)) if euid == us || euid == 0 => Ok(()),
+        Ok(Some(euid)) => Err(Failure::new(format!("user {euid} may not control the supervisor of user {us}"))),
+        Ok(None) | Err(_) => Err(Failure::new("the peer's user cannot be told")),
+    }
+}
+
+/// Binds the control socket. The lock on the home is held, so what lies there is a dead one's and is replaced.
+pub fn bind(path: &std::path::Path) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

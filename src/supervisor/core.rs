@@ -1,0 +1,644 @@
+//! The supervisor's loop: takes one event, asks the lifecycle, commits, acts.
+//!
+//! Owns the registry, the committed state and every child. What blocks happens elsewhere (`spawner`, the log pump);
+//! what waits is an event.
+//!
+//! Invariants
+//! - One commit before one act: a spawned process is let go only when store and state know it, an exit is
+//!   acknowledged only when the state contains it.
+//! - Events of an earlier incarnation are recognised and dropped by the lifecycle, never by luck.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use herdwire_ipc::seqpacket;
+use herdwire_ipc::tokio::Watched;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::control::Response;
+use super::control_server::Asked;
+use super::registry::{Entry, Process, Registry};
+use super::requests::Pending;
+use super::settings::Sections;
+use super::snapshot::Snapshot;
+use super::spawner::{Order, Outcome};
+use super::state::{self, Globals};
+use super::traffic::Routes;
+use super::{clock, foreground, spawner};
+use crate::config::home::Home;
+use crate::config::spec::AppSpec;
+use crate::config::variables::{self, Identity};
+use crate::keeper::client::{Exit as KeeperExit, ExitStatus, FromKeeper, KeeperLink};
+use crate::keeper::handle::Store;
+use crate::keeper::name::{Kind, Name};
+use crate::lifecycle::{Action, Event as Life, Exit, Incarnation, State};
+use crate::logs::{self, Event as LogEvent, Kind as Stream, Pump, StreamKey};
+use crate::process::{ExecFailure, Launching, OpenFiles, Pidfd, Spawned, sweep_descendants};
+use crate::relay::NodeId;
+use crate::status::{Host, Sampler};
+use crate::wire::{Member, Notice, Wire};
+
+/// The keeper takes us for hung after five of these.
+const BEAT: Duration = Duration::from_secs(1);
+/// Exits of processes that are not known yet: the news of their making is still on its way.
+const STRAYS: usize = 256;
+/// How long a sweep for what descends from an instance may take.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Everything that can wake the supervisor, in one place.
+pub enum Event {
+    Keeper(FromKeeper),
+    Request(Asked),
+    Spawned(Outcome),
+    /// A released process has executed its program, or could not.
+    Executed {
+        instance: u32,
+        incarnation: Incarnation,
+        result: Result<(), ExecFailure>,
+    },
+    Log(LogEvent),
+    Wire(Notice),
+    Look(oneshot::Sender<Snapshot>),
+    /// The nearest deadline of an instance has come.
+    Deadline,
+    Beat,
+}
+
+/// Where the events come from.
+pub struct Sources {
+    pub keeper: Watched,
+    pub requests: mpsc::Receiver<Asked>,
+    pub outcomes: mpsc::Receiver<Outcome>,
+    pub executions: mpsc::Receiver<(u32, Incarnation, Result<(), ExecFailure>)>,
+    pub logs: mpsc::Receiver<LogEvent>,
+    pub notices: mpsc::Receiver<Notice>,
+    pub looks: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+}
+
+/// The parts that the core drives.
+pub struct Core {
+    pub home: Home,
+    pub node: NodeId,
+    pub epoch: u64,
+    pub keeper_pid: u32,
+    pub store_limit: u32,
+    pub open_files: Option<OpenFiles>,
+    /// Where output goes besides the log files, in `herdwire run`.
+    pub foreground: Option<foreground::Output>,
+    pub began: Instant,
+    pub keeper: KeeperLink,
+    pub store: Store,
+    pub state: state::State,
+    pub globals: Globals,
+    pub registry: Registry,
+    pub wire: Wire,
+    pub pump: Pump,
+    pub orders: mpsc::Sender<Order>,
+    pub executions: mpsc::Sender<(u32, Incarnation, Result<(), ExecFailure>)>,
+    pub routes: watch::Sender<Routes>,
+    pub sections: Sections,
+    pub sampler: Sampler,
+    pub host: Option<Host>,
+    pub warnings: Vec<String>,
+    pub pending: Vec<Pending>,
+    pub strays: VecDeque<KeeperExit>,
+    /// Adopted while launching: whether they were let go is not known yet.
+    pub unsure: Vec<(u32, Incarnation)>,
+    /// What became of the request of `herdwire run`.
+    pub run: Option<oneshot::Receiver<Response>>,
+    pub run_failed: bool,
+    /// Processes that could not be made: told to the lifecycle once the event at hand is done with.
+    pub stillborn: Vec<(u32, Incarnation)>,
+    pub sources: Sources,
+    pub tasks: TaskTracker,
+    pub shutdown: CancellationToken,
+}
+
+impl Core {
+    /// Runs until every instance has been ended on request, or the keeper is gone.
+    pub async fn run(mut self) -> anyhow::Result<ExitCode> {
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            if let Some(code) = self.is_over() {
+                return self.end(code).await;
+            }
+            let event = self.next(&mut beat).await?;
+            if let Event::Keeper(FromKeeper::Gone) = event {
+                // Its death takes the herd with it for now: instances lose nothing that the kernel holds, but nobody
+                // reaps them any more. Becoming the keeper belongs here.
+                anyhow::bail!("the keeper is gone");
+            }
+            self.handle(event).await;
+        }
+    }
+
+    async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {
+        let deadline = self.registry.instances.values().filter_map(|entry| entry.life.deadline()).min();
+        let wait = deadline.map(|at| at.since(clock::now()));
+        let sources = &mut self.sources;
+        Ok(tokio::select! {
+            news = receive(&sources.keeper, &mut self.keeper) => Event::Keeper(news?),
+            Some(outcome) = sources.outcomes.recv() => Event::Spawned(outcome),
+            Some((instance, incarnation, result)) = sources.executions.recv() => {
+                Event::Executed { instance, incarnation, result }
+            }
+            Some(request) = sources.requests.recv() => Event::Request(request),
+            Some(event) = sources.logs.recv() => Event::Log(event),
+            Some(notice) = sources.notices.recv() => Event::Wire(notice),
+            Some(look) = sources.looks.recv() => Event::Look(look),
+            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
+            _ = beat.tick() => Event::Beat,
+        })
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Keeper(FromKeeper::Exit(exit)) => self.exited(exit).await,
+            Event::Keeper(FromKeeper::Stop) => self.end_all().await,
+            Event::Keeper(FromKeeper::StoreRefused(name)) => {
+                self.warn(format!(
+                    "the keeper's store is full: {name} is not kept and will not survive a crash of the supervisor"
+                ));
+            }
+            Event::Keeper(FromKeeper::Gone) => {}
+            Event::Request((request, reply)) => self.request(request, reply).await,
+            Event::Spawned(outcome) => self.spawned(outcome).await,
+            Event::Executed { instance, incarnation, result } => self.executed(instance, incarnation, result).await,
+            Event::Log(event) => self.log(event),
+            Event::Wire(Notice::Ready { instance, incarnation }) => {
+                self.live(instance, Life::Ready(Incarnation(incarnation))).await;
+            }
+            Event::Look(reply) => {
+                let snapshot = self.snapshot(false).await;
+                // Whoever asked may have gone meanwhile.
+                let _ = reply.send(snapshot);
+            }
+            Event::Deadline => self.deadlines().await,
+            Event::Beat => self.beat().await,
+        }
+        // Each of these waits longer than the one before, so they cannot go round for ever.
+        while let Some((id, incarnation)) = self.stillborn.pop() {
+            self.live(id, Life::SpawnFailed(incarnation)).await;
+        }
+        self.settle().await;
+    }
+
+    // --- the lifecycle ---
+
+    /// Gives an instance one event: asks the rules, commits what they decided, does it.
+    pub async fn live(&mut self, id: u32, event: Life) {
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        let spec = Arc::clone(&self.registry.apps[&entry.app].spec);
+        let before = entry.life;
+        let action = entry.life.handle(event, &spec.rules, clock::now());
+        if entry.life == before {
+            return;
+        }
+        if let Some(Action::Spawn(_)) = action {
+            entry.process = Process::Making;
+            entry.started_at_ms = clock::wall_ms();
+        }
+        self.commit(id);
+        match action {
+            Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
+            Some(Action::Signal(incarnation)) => self.signal(id, incarnation, spec.rules.kill_signal).await,
+            Some(Action::Kill(_)) => self.kill(id),
+            None => {}
+        }
+    }
+
+    pub fn commit(&mut self, id: u32) {
+        let Some(entry) = self.registry.instances.get(&id) else { return };
+        let record = entry.record(self.registry.apps[&entry.app].revision);
+        if let Err(error) = self.state.commit_instance(&record) {
+            tracing::error!("the state of instance {id} is not committed: {error}");
+        }
+    }
+
+    pub fn commit_globals(&mut self) {
+        if let Err(error) = self.state.commit_globals(&self.globals) {
+            tracing::error!("the supervisor's own state is not committed: {error}");
+        }
+    }
+
+    async fn deadlines(&mut self) {
+        let now = clock::now();
+        let due = |entry: &&Entry| entry.life.deadline().is_some_and(|at| at <= now);
+        let ids: Vec<u32> = self.registry.instances.values().filter(due).map(|entry| entry.id).collect();
+        for id in ids {
+            self.live(id, Life::Deadline).await;
+        }
+    }
+
+    // --- births ---
+
+    async fn spawn(&mut self, id: u32, incarnation: Incarnation, spec: Arc<AppSpec>) {
+        let entry = &self.registry.instances[&id];
+        let app = &self.registry.apps[&entry.app];
+        let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
+            let listeners = app.listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
+            Ok((ours, theirs, listeners))
+        });
+        let (ours, theirs, listeners) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
+            }
+        };
+        let env = self.environment(entry, &spec);
+        self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
+        self.wire.attach(self.member(entry), ours).await;
+        let order = Order {
+            instance: id,
+            incarnation,
+            cwd: spec.cwd.clone(),
+            spec,
+            env,
+            listeners,
+            link: theirs,
+            open_files: self.open_files,
+        };
+        if self.orders.send(order).await.is_err() {
+            self.never_made(id, incarnation, "the spawning thread has ended".to_owned()).await;
+        }
+    }
+
+    async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
+        let spawned = match result {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                return self.never_made(id, incarnation, format!("{error}{cause}")).await;
+            }
+        };
+        let Spawned { pid, pidfd, out, err, go } = spawned;
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
+        self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
+        self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
+        entry.process = Process::Exists { pid, pidfd, executed: false };
+        self.commit(id);
+        self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
+        self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
+        if let Err(error) = self.sampler.add(id, pid) {
+            tracing::debug!("instance {id} cannot be sampled: {error}");
+        }
+        if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid) {
+            let stray = self.strays.remove(at).expect("its place was just found");
+            return self.ended(id, exit_of(stray.status)).await;
+        }
+        let is_wanted = matches!(self.registry.instances[&id].life.state(), State::Launching { .. });
+        if !is_wanted {
+            // Told to stop while it was made: it ends without having run.
+            return drop(go);
+        }
+        match go.release() {
+            Ok(launching) => self.watch_execution(id, incarnation, launching),
+            // Its exit will tell.
+            Err(error) => tracing::warn!("instance {id} cannot be let go: {error}"),
+        }
+    }
+
+    fn watch_execution(&self, instance: u32, incarnation: Incarnation, launching: Launching) {
+        let executions = self.executions.clone();
+        self.tasks.spawn(async move {
+            let result = execution(launching).await;
+            // The core ends only with everything else.
+            let _ = executions.send((instance, incarnation, result)).await;
+        });
+    }
+
+    /// Has the pump write what comes out of a stored pipe into its instance's log file.
+    pub fn attach_log(&mut self, name: Name, pipe: OwnedFd) {
+        let entry = &self.registry.instances[&name.owner];
+        let paths = self.log_paths(entry);
+        let (kind, path) = match name.kind {
+            Kind::Err => (Stream::Err, paths.error),
+            _ => (Stream::Out, paths.out),
+        };
+        let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
+        if let Some(output) = &self.foreground {
+            let label = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
+            output.follow(path.clone(), kind, label);
+        }
+        self.pump.attach(key, pipe, &path);
+    }
+
+    /// An instance as the wire knows it.
+    pub fn member(&self, entry: &Entry) -> Member {
+        let spec = &self.registry.app_of(entry).spec;
+        Member {
+            instance: entry.id,
+            incarnation: entry.life.incarnation().0,
+            app: spec.name.as_str().into(),
+            herd: spec.herd.as_str().into(),
+            index: entry.index,
+            spec: spec.wire,
+        }
+    }
+
+    /// The whole environment of an instance: its app's, and who it is.
+    fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+        let paths = self.log_paths(entry);
+        let identity = Identity {
+            id: entry.id,
+            index: entry.index,
+            restarts: entry.life.restarts(),
+            node: self.node,
+            home: self.home.path(),
+            out_log: &paths.out,
+            error_log: &paths.error,
+        };
+        let own = variables::instance_variables(spec, &identity);
+        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
+        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+    }
+
+    pub fn log_paths(&self, entry: &Entry) -> logs::Paths {
+        let spec = &self.registry.apps[&entry.app].spec;
+        let id = (spec.instances > 1).then_some(entry.id);
+        logs::paths(self.home.path(), &spec.name, id)
+    }
+
+    pub async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        if entry.life.incarnation() != incarnation {
+            return;
+        }
+        match (result, &mut entry.process) {
+            (Ok(()), Process::Exists { executed, .. }) => {
+                *executed = true;
+                entry.failure = None;
+                self.live(id, Life::Spawned(incarnation)).await;
+            }
+            // It has ended meanwhile, which says more.
+            (Ok(()), Process::None | Process::Making) => {}
+            // The process ends by itself now; that exit is what counts.
+            (Err(failure), _) => entry.failure = Some(failure.to_string()),
+        }
+    }
+
+    async fn never_made(&mut self, id: u32, incarnation: Incarnation, why: String) {
+        tracing::error!("instance {id} cannot be started: {why}");
+        if let Some(entry) = self.registry.instances.get_mut(&id) {
+            entry.failure = Some(why);
+            entry.process = Process::None;
+        }
+        self.wire.down(id, incarnation.0).await;
+        self.store.forget(Name::new(Kind::Link, id, incarnation.0));
+        self.stillborn.push((id, incarnation));
+    }
+
+    // --- signals ---
+
+    async fn signal(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
+        self.wire.announce_shutdown(id, incarnation.0).await;
+        if let Process::Exists { pidfd, .. } = &self.registry.instances[&id].process
+            && let Err(error) = pidfd.signal_group(signal)
+        {
+            // Gone by itself meanwhile: its exit is on its way.
+            tracing::debug!("instance {id} cannot be signalled: {error}");
+        }
+    }
+
+    fn kill(&self, id: u32) {
+        self.sweep(id);
+    }
+
+    /// SIGKILLs everything that descends from an instance, on a thread of its own.
+    fn sweep(&self, id: u32) {
+        if let Process::Exists { pid, pidfd, .. } = &self.registry.instances[&id].process {
+            let pid = *pid;
+            // What every descendant has inherited, wherever it went.
+            let marks = [format!("HERDWIRE_HOME={}", self.home.path().display()), format!("HERDWIRE_ID={id}")];
+            match pidfd.try_clone() {
+                Ok(pidfd) => drop(self.tasks.spawn_blocking(move || sweep(&pidfd, pid, &marks))),
+                Err(error) => {
+                    tracing::warn!("instance {id} is killed without its descendants: {error}");
+                    let _ = pidfd.signal_group(libc::SIGKILL);
+                }
+            }
+        }
+    }
+
+    // --- deaths ---
+
+    pub async fn exited(&mut self, exit: KeeperExit) {
+        if exit.sequence <= self.globals.exit_sequence {
+            // Told again because an acknowledgement was lost.
+            return self.acknowledge();
+        }
+        self.globals.exit_sequence = exit.sequence;
+        match self.registry.by_pid(exit.pid) {
+            Some(id) => self.ended(id, exit_of(exit.status)).await,
+            None => self.stray(exit),
+        }
+        self.commit_globals();
+        self.acknowledge();
+    }
+
+    /// A process that nobody knows: a grandchild that came back to the keeper, or one whose making is not known yet.
+    fn stray(&mut self, exit: KeeperExit) {
+        if self.strays.len() == STRAYS {
+            self.strays.pop_front();
+        }
+        self.strays.push_back(exit);
+    }
+
+    async fn ended(&mut self, id: u32, exit: Exit) {
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        let incarnation = entry.life.incarnation();
+        let mut exit = exit;
+        if let Process::Exists { pidfd, executed, .. } = &entry.process {
+            // What it left behind in its group must not hold its ports; there may be nothing.
+            let _ = pidfd.signal_group(libc::SIGKILL);
+            exit = match exit {
+                // Its own choice of a number that means something else before it runs.
+                Exit::NeverStarted if *executed => Exit::Code(NEVER_STARTED),
+                Exit::Code(127) if !*executed && entry.failure.is_some() => Exit::NotExecuted,
+                exit => exit,
+            };
+        }
+        let name = &self.registry.apps[&entry.app].spec.name;
+        tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
+        if matches!(entry.life.state(), State::Stopping { .. }) {
+            self.sweep(id);
+        }
+        let entry = self.registry.instances.get_mut(&id).expect("it was just there");
+        entry.process = Process::None;
+        self.sampler.remove(id);
+        self.wire.down(id, incarnation.0).await;
+        self.store.forget(Name::new(Kind::Pidfd, id, incarnation.0));
+        self.store.forget(Name::new(Kind::Link, id, incarnation.0));
+        self.live(id, Life::Exited(incarnation, exit)).await;
+    }
+
+    fn acknowledge(&self) {
+        if let Err(error) = self.keeper.acknowledge(self.globals.exit_sequence) {
+            tracing::warn!("the keeper does not take an acknowledgement: {error}");
+        }
+    }
+
+    // --- the rest ---
+
+    fn log(&mut self, event: LogEvent) {
+        match event {
+            LogEvent::Closed(key) => {
+                let kind = match key.kind {
+                    Stream::Out => Kind::Out,
+                    Stream::Err => Kind::Err,
+                };
+                self.store.forget(Name::new(kind, key.instance, key.incarnation));
+            }
+            LogEvent::Trouble { path, error, .. } => {
+                self.warn(format!("the log {} cannot be written, its instance waits: {error}", path.display()));
+            }
+            LogEvent::Recovered(key) => tracing::info!("the log of instance {} is written again", key.instance),
+        }
+    }
+
+    pub fn warn(&mut self, warning: String) {
+        tracing::warn!("{warning}");
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+        // The newest are what an operator needs; the log has them all.
+        const KEPT: usize = 20;
+        if self.warnings.len() > KEPT {
+            self.warnings.remove(0);
+        }
+    }
+
+    async fn beat(&mut self) {
+        self.resolve_unsure().await;
+        if let Err(error) = self.keeper.alive() {
+            tracing::warn!("the keeper does not hear us: {error}");
+        }
+    }
+
+    /// Tells every instance to stop, for good.
+    pub async fn end_all(&mut self) {
+        if !self.globals.ending {
+            self.globals.ending = true;
+            self.commit_globals();
+            tracing::info!("everything ends");
+        }
+        let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
+        for id in ids {
+            self.live(id, Life::Stop).await;
+        }
+    }
+
+    /// The exit code, once there is nothing left to wait for.
+    fn is_over(&self) -> Option<u8> {
+        let all_at_rest =
+            self.registry.instances.values().all(|entry| entry.life.deadline().is_none() && !entry.life.has_process());
+        if !all_at_rest {
+            return None;
+        }
+        let has_run = self.foreground.is_some() && !self.registry.instances.is_empty();
+        match (self.run_failed, self.foreground.is_some()) {
+            (true, _) => Some(1),
+            (false, true) if has_run || self.globals.ending => Some(self.worst_exit()),
+            (false, _) => self.globals.ending.then_some(0),
+        }
+    }
+
+    /// What `herdwire run` ends with: the first exit code that is not 0, 128 + signal, or 0.
+    fn worst_exit(&self) -> u8 {
+        let code = |entry: &Entry| match entry.life.last_exit() {
+            None | Some(Exit::Code(0)) => 0,
+            Some(Exit::Code(code)) => code as u8,
+            // Stopped as asked.
+            Some(Exit::Signal(_)) if self.globals.ending => 0,
+            Some(Exit::Signal(signal)) => 128 + signal as u8,
+            Some(Exit::NotExecuted) => 127,
+            Some(Exit::NeverStarted | Exit::Unknown) => 1,
+        };
+        self.registry.instances.values().map(code).find(|code| *code != 0).unwrap_or(0)
+    }
+
+    async fn end(mut self, code: u8) -> anyhow::Result<ExitCode> {
+        /// For tasks to end by themselves.
+        const LIMIT: Duration = Duration::from_secs(3);
+        for key in self.pump.attached() {
+            self.pump.drain(key, LIMIT);
+        }
+        // The name goes first, so that nobody finds a socket that does not answer.
+        let _ = std::fs::remove_file(self.home.control());
+        self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("{} tasks have not ended in time", self.tasks.len());
+        }
+        self.keeper.goodbye(i32::from(code))?;
+        Ok(ExitCode::from(code))
+    }
+}
+
+/// Descriptors of the store by kind, for [`super::adopt`].
+pub fn take_kinds(all: &mut BTreeMap<Name, OwnedFd>, kinds: &[Kind]) -> BTreeMap<Name, OwnedFd> {
+    let names: Vec<Name> = all.keys().copied().filter(|name| kinds.contains(&name.kind)).collect();
+    names.into_iter().filter_map(|name| all.remove(&name).map(|descriptor| (name, descriptor))).collect()
+}
+
+async fn receive(watched: &Watched, keeper: &mut KeeperLink) -> std::io::Result<FromKeeper> {
+    watched
+        .read(|_| match keeper.try_receive()? {
+            Some(news) => Ok(news),
+            None => Err(std::io::ErrorKind::WouldBlock.into()),
+        })
+        .await
+}
+
+fn sweep(pidfd: &Pidfd, pid: u32, marks: &[String]) {
+    let swept = sweep_descendants(pidfd, pid, marks, SWEEP_LIMIT);
+    if !swept.clean {
+        tracing::warn!("processes that descend from {pid} are left that cannot be killed");
+    }
+}
+
+/// Waits until a released process has executed its program, or could not.
+async fn execution(mut launching: Launching) -> Result<(), ExecFailure> {
+    let socket = launching.as_fd().try_clone_to_owned().and_then(Watched::new);
+    let Ok(socket) = socket else {
+        // No descriptor is left to wait with; whether it runs shows by its exit.
+        return Ok(());
+    };
+    let read = socket.read(|_| launching.result().ok_or_else(|| std::io::ErrorKind::WouldBlock.into()));
+    read.await.unwrap_or(Ok(()))
+}
+
+/// What the trampoline exits with when its supervisor died before letting it go.
+const NEVER_STARTED: i32 = 125;
+
+fn exit_of(status: ExitStatus) -> Exit {
+    match status {
+        ExitStatus::Code(NEVER_STARTED) => Exit::NeverStarted,
+        ExitStatus::Code(code) => Exit::Code(code),
+        ExitStatus::Signal(signal) => Exit::Signal(signal),
+    }
+}
+
+/// An exit in words.
+pub fn describe(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+        Exit::NeverStarted => "never started".to_owned(),
+        Exit::NotExecuted => "could not be executed".to_owned(),
+        Exit::Unknown => "nobody knows how".to_owned(),
+    }
+}
+
+/// Starts the spawning thread and returns both its ends.
+pub fn start_spawner() -> std::io::Result<(mpsc::Sender<Order>, mpsc::Receiver<Outcome>)> {
+    let (outcomes, received) = mpsc::channel(64);
+    Ok((spawner::start(outcomes)?, received))
+}

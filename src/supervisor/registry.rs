@@ -1,0 +1,143 @@
+//! What the supervisor runs: apps and instances, by number, as plain data.
+//!
+//! Everything here can be rebuilt from the state record, the store and the sealed specs.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::control::Selector;
+use super::state::{AppRecord, InstanceRecord};
+use crate::config::spec::AppSpec;
+use crate::lifecycle::Instance;
+use crate::process::Pidfd;
+
+/// One app and what is bound for it.
+pub struct App {
+    pub id: u32,
+    /// Counts specs of this app, from 1.
+    pub revision: u32,
+    pub spec: Arc<AppSpec>,
+    pub listeners: Vec<OwnedFd>,
+}
+
+/// One instance.
+pub struct Entry {
+    pub id: u32,
+    pub app: u32,
+    pub index: u32,
+    pub life: Instance,
+    pub process: Process,
+    pub created_at_ms: u64,
+    pub started_at_ms: u64,
+    /// What went wrong last, as a sentence.
+    pub failure: Option<String>,
+    /// It is to be removed once its process is gone.
+    pub doomed: bool,
+}
+
+/// What is known of an instance's current process.
+#[derive(Debug)]
+pub enum Process {
+    None,
+    /// The spawner is making it.
+    Making,
+    Exists {
+        pid: u32,
+        pidfd: Pidfd,
+        /// Whether it is known to execute its program.
+        executed: bool,
+    },
+}
+
+impl Process {
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Process::Exists { pid, .. } => Some(*pid),
+            Process::None | Process::Making => None,
+        }
+    }
+}
+
+/// All of it.
+#[derive(Default)]
+pub struct Registry {
+    pub apps: BTreeMap<u32, App>,
+    pub instances: BTreeMap<u32, Entry>,
+}
+
+impl Registry {
+    pub fn app_named(&self, name: &str) -> Option<&App> {
+        self.apps.values().find(|app| app.spec.name == name)
+    }
+
+    /// The app of an instance. Every instance has one.
+    pub fn app_of(&self, entry: &Entry) -> &App {
+        &self.apps[&entry.app]
+    }
+
+    pub fn instances_of(&self, app: u32) -> impl Iterator<Item = &Entry> {
+        self.instances.values().filter(move |entry| entry.app == app)
+    }
+
+    pub fn by_pid(&self, pid: u32) -> Option<u32> {
+        self.instances.values().find(|entry| entry.process.pid() == Some(pid)).map(|entry| entry.id)
+    }
+
+    /// The instances that a selector names, in the order of their ids; `None` when it names nothing.
+    pub fn select(&self, selector: &Selector) -> Option<Vec<u32>> {
+        let of_name = |name: &str| {
+            let app = self.app_named(name)?;
+            Some(self.instances_of(app.id).map(|entry| entry.id).collect::<Vec<_>>())
+        };
+        match selector {
+            Selector::All => Some(self.instances.keys().copied().collect()),
+            Selector::Name(name) => of_name(name),
+            Selector::Id(id) => of_name(&id.to_string()).or_else(|| self.instances.contains_key(id).then(|| vec![*id])),
+            Selector::Several(several) => {
+                let mut all = Vec::new();
+                for one in several {
+                    all.extend(self.select(one)?);
+                }
+                all.sort_unstable();
+                all.dedup();
+                Some(all)
+            }
+        }
+    }
+
+    /// The lowest index that no instance of the app has.
+    pub fn free_index(&self, app: u32) -> u32 {
+        let taken: Vec<u32> = self.instances_of(app).map(|entry| entry.index).collect();
+        (0..).find(|index| !taken.contains(index)).expect("there are fewer instances than numbers")
+    }
+}
+
+impl App {
+    pub fn record(&self) -> AppRecord {
+        AppRecord { id: self.id, revision: self.revision }
+    }
+}
+
+impl Entry {
+    pub fn record(&self, revision: u32) -> InstanceRecord {
+        let (pid, pidfd_inode) = match &self.process {
+            // Without an inode the pidfd's own word is all there is.
+            Process::Exists { pid, pidfd, .. } => (*pid, pidfd.inode().unwrap_or(0)),
+            Process::None | Process::Making => (0, 0),
+        };
+        InstanceRecord {
+            id: self.id,
+            app: self.app,
+            index: self.index,
+            incarnation: self.life.incarnation().0,
+            lifecycle: self.life.to_record(),
+            pid,
+            pidfd_inode,
+            started_at_ms: self.started_at_ms,
+            created_at_ms: self.created_at_ms,
+            revision,
+            doomed: self.doomed,
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! What the CLI asks for, carried out: each request changes what is wanted, and is answered once it is so.
+//!
+//! A start answers when every instance is online, or with the first reason why one is not. Nothing that runs is
+//! touched by a request that is refused.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::clock;
+use super::control::{Failure, Pong, Request, Response, Selector};
+use super::core::{Core, describe};
+use super::registry::{App, Entry, Process};
+use crate::config::spec::{AppSpec, Settings};
+use crate::keeper::name::{Kind, Name};
+use crate::lifecycle::{Event as Life, Instance, State, Trouble};
+use crate::process::{listen, sealed};
+
+/// Beyond what an app's own limits allow, an answer is owed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request whose answer waits for instances.
+pub struct Pending {
+    goals: Vec<(u32, Goal)>,
+    reply: oneshot::Sender<Response>,
+    until: Instant,
+}
+
+/// What is awaited of one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// Online in an incarnation later than this one.
+    OnlineAfter(u32),
+    Stopped,
+    Gone,
+}
+
+impl Core {
+    pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
+        let ending =
+            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Kill);
+        let answer = match request {
+            _ if ending => Err(Failure::new("the supervisor is ending").hint("try again in a moment")),
+            Request::Ping => Ok(Response::Pong(self.pong())),
+            Request::Snapshot { env } => Ok(Response::Snapshot(Box::new(self.snapshot(env).await))),
+            Request::Start { apps, settings, origin } => match self.start(apps, settings, &origin).await {
+                Ok(goals) => return self.await_goals(goals, reply),
+                Err(failure) => Err(failure),
+            },
+            Request::StartExisting { select } => return self.change(&select, Life::Start, reply).await,
+            Request::Restart { select } => return self.change(&select, Life::Restart, reply).await,
+            Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
+            Request::Delete { select } => return self.delete(&select, reply).await,
+            Request::Kill => {
+                self.end_all().await;
+                Ok(Response::Killing { keeper_pid: self.keeper_pid })
+            }
+        };
+        // Whoever asked may have gone meanwhile; what was asked is done all the same.
+        let _ = reply.send(answer.unwrap_or_else(Response::Failed));
+    }
+
+    fn pong(&self) -> Pong {
+        Pong {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: self.began.elapsed().as_millis() as u64,
+            keeper_pid: self.keeper_pid,
+            status_address: self.sections.status_address().map(|address| address.to_string()),
+        }
+    }
+
+    // --- start ---
+
+    /// Starts apps: new ones are added, known ones get the new spec and are restarted with it.
+    async fn start(
+        &mut self,
+        apps: Vec<AppSpec>,
+        settings: Settings,
+        origin: &Path,
+    ) -> Result<Vec<(u32, Goal)>, Failure> {
+        // Everything that can be refused is tried first, so that a refusal has changed nothing.
+        let mut bound = Vec::with_capacity(apps.len());
+        for spec in &apps {
+            bound.push(self.bind(spec)?);
+        }
+        self.apply_settings(settings, origin).await?;
+        let mut goals = Vec::new();
+        for (spec, listeners) in apps.into_iter().zip(bound) {
+            goals.extend(self.start_app(spec, listeners).await?);
+        }
+        self.reroute().await;
+        Ok(goals)
+    }
+
+    fn bind(&self, spec: &AppSpec) -> Result<Vec<OwnedFd>, Failure> {
+        let known = self.registry.app_named(&spec.name);
+        let mut sockets = Vec::with_capacity(spec.listen.len());
+        for address in &spec.listen {
+            // An address that the app has already stays bound, with all that waits in its backlog.
+            let at = known.and_then(|app| app.spec.listen.iter().position(|bound| bound == address));
+            let socket = match (known, at) {
+                (Some(app), Some(at)) => app.listeners[at].try_clone().map_err(|error| {
+                    Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
+                })?,
+                _ => listen::bind(address).map_err(|error| {
+                    let failure = Failure::new(format!("app `{}`: {error}", spec.name));
+                    let failure = std::error::Error::source(&error)
+                        .into_iter()
+                        .fold(failure, |failure, cause| failure.cause(cause));
+                    error.hint().into_iter().fold(failure, Failure::hint)
+                })?,
+            };
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
+        let known = self.registry.app_named(&spec.name).map(|app| (app.id, app.revision));
+        let (id, revision) = known.map_or((self.globals.next_app, 1), |(id, revision)| (id, revision + 1));
+        let bytes = herdwire_ipc::codec::encode(&spec)
+            .map_err(|error| Failure::new(format!("app `{}` is too large to be kept", spec.name)).cause(error))?;
+        let memory = sealed::create(&format!("herdwire-spec-{id}-{revision}"), &bytes)
+            .map_err(|error| Failure::new(format!("app `{}` cannot be kept", spec.name)).cause(error))?;
+        self.store.keep(Name::new(Kind::Spec, id, revision), memory.as_fd());
+        for (part, listener) in listeners.iter().enumerate() {
+            self.store.keep(Name::part(Kind::Listener, id, part as u16, revision), listener.as_fd());
+        }
+        if known.is_none() {
+            self.globals.next_app += 1;
+            self.commit_globals();
+        }
+        let wanted = spec.instances;
+        let autostart = spec.autostart;
+        let old_listeners = self.registry.apps.get(&id).map_or(0, |app| app.listeners.len());
+        let app = App { id, revision, spec: Arc::new(spec), listeners };
+        let committed = self.state.commit_app(&app.record());
+        self.registry.apps.insert(id, app);
+        committed.map_err(|error| Failure::new("no more apps can be kept").cause(error))?;
+        if let Some((_, before)) = known {
+            self.store.forget(Name::new(Kind::Spec, id, before));
+            for part in 0..old_listeners {
+                self.store.forget(Name::part(Kind::Listener, id, part as u16, before));
+            }
+        }
+        self.fit(id, wanted).await?;
+        let ids: Vec<u32> = self.registry.instances_of(id).map(|entry| entry.id).collect();
+        let mut goals = Vec::new();
+        for instance in ids.into_iter().filter(|_| autostart) {
+            goals.push((instance, self.goal_online(instance)));
+            self.live(instance, Life::Restart).await;
+        }
+        Ok(goals)
+    }
+
+    /// Adds or removes instances until there are as many as wanted.
+    async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
+        let ids: Vec<u32> = self.registry.instances_of(app).map(|entry| entry.id).collect();
+        for id in ids.iter().skip(wanted as usize) {
+            self.live(*id, Life::Stop).await;
+            self.doom(*id).await;
+        }
+        for _ in ids.len()..wanted as usize {
+            let entry = Entry {
+                id: self.globals.next_instance,
+                app,
+                index: self.registry.free_index(app),
+                life: Instance::new(),
+                process: Process::None,
+                created_at_ms: clock::wall_ms(),
+                started_at_ms: 0,
+                failure: None,
+                doomed: false,
+            };
+            let record = entry.record(self.registry.apps[&app].revision);
+            self.state
+                .commit_instance(&record)
+                .map_err(|error| Failure::new("no more instances can be kept").cause(error))?;
+            self.globals.next_instance += 1;
+            self.commit_globals();
+            self.registry.instances.insert(entry.id, entry);
+        }
+        Ok(())
+    }
+
+    // --- stop, restart, delete ---
+
+    async fn change(&mut self, select: &Selector, event: Life, reply: oneshot::Sender<Response>) {
+        let ids = match self.find(select) {
+            Ok(ids) => ids,
+            // Whoever asked may have gone meanwhile.
+            Err(failure) => return drop(reply.send(Response::Failed(failure))),
+        };
+        let mut goals = Vec::new();
+        for id in ids {
+            let goal = match event {
+                Life::Stop => Goal::Stopped,
+                _ => self.goal_online(id),
+            };
+            let is_online = matches!(self.registry.instances[&id].life.state(), State::Online { .. });
+            if event == Life::Start && is_online {
+                continue;
+            }
+            self.live(id, event).await;
+            goals.push((id, goal));
+        }
+        self.await_goals(goals, reply);
+    }
+
+    async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
+        let ids = match self.find(select) {
+            Ok(ids) => ids,
+            Err(failure) => return drop(reply.send(Response::Failed(failure))),
+        };
+        let goals = ids.iter().map(|id| (*id, Goal::Gone)).collect();
+        for id in ids {
+            self.live(id, Life::Stop).await;
+            self.doom(id).await;
+        }
+        self.await_goals(goals, reply);
+    }
+
+    /// Removes an instance as soon as its process is gone.
+    async fn doom(&mut self, id: u32) {
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        entry.doomed = true;
+        self.commit(id);
+    }
+
+    /// Removes what is doomed and at rest, and apps that have lost their last instance.
+    async fn bury(&mut self) {
+        let at_rest = |entry: &&Entry| entry.doomed && matches!(entry.life.state(), State::Stopped | State::Errored);
+        let ids: Vec<(u32, u32)> =
+            self.registry.instances.values().filter(at_rest).map(|entry| (entry.id, entry.app)).collect();
+        for (id, app) in &ids {
+            self.registry.instances.remove(id);
+            if let Err(error) = self.state.remove_instance(*id) {
+                tracing::error!("instance {id} is not removed from the state: {error}");
+            }
+            self.wire.forget(*id).await;
+            if self.registry.instances_of(*app).next().is_none() {
+                self.forget_app(*app);
+            }
+        }
+        if !ids.is_empty() {
+            self.reroute().await;
+        }
+    }
+
+    fn forget_app(&mut self, id: u32) {
+        let Some(app) = self.registry.apps.remove(&id) else { return };
+        if let Err(error) = self.state.remove_app(id) {
+            tracing::error!("app {id} is not removed from the state: {error}");
+        }
+        self.store.forget(Name::new(Kind::Spec, id, app.revision));
+        for part in 0..app.listeners.len() {
+            self.store.forget(Name::part(Kind::Listener, id, part as u16, app.revision));
+        }
+    }
+
+    fn find(&self, select: &Selector) -> Result<Vec<u32>, Failure> {
+        match self.registry.select(select) {
+            Some(ids) if !ids.is_empty() => Ok(ids),
+            _ => {
+                let mut names: Vec<&str> = self.registry.apps.values().map(|app| app.spec.name.as_str()).collect();
+                names.sort_unstable();
+                let hint = match names.is_empty() {
+                    true => "nothing is running: `herdwire start FILE` starts something".to_owned(),
+                    false => format!("there are {}; `herdwire list` shows their ids", names.join(", ")),
+                };
+                Err(Failure::new(format!("{} matches no app and no instance", words(select))).hint(hint))
+            }
+        }
+    }
+
+    // --- answers ---
+
+    fn goal_online(&self, id: u32) -> Goal {
+        let life = &self.registry.instances[&id].life;
+        // One that is being stopped or restarted gets a process after this one.
+        Goal::OnlineAfter(life.incarnation().0)
+    }
+
+    fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
+        let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
+            let rules = &self.registry.app_of(entry).spec.rules;
+            rules.kill_timeout * 2 + rules.listen_timeout
+        });
+        let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
+        self.pending.push(Pending { goals, reply, until });
+    }
+
+    /// Answers every request whose instances have got where they should be, or will not.
+    pub(super) async fn settle(&mut self) {
+        self.bury().await;
+        self.heed_run();
+        let mut waiting = Vec::new();
+        for pending in std::mem::take(&mut self.pending) {
+            match self.verdict(&pending) {
+                None => waiting.push(pending),
+                Some(Err(failure)) => drop(pending.reply.send(Response::Failed(failure))),
+                Some(Ok(())) => {
+                    let snapshot = self.snapshot(false).await;
+                    // Whoever asked may have gone meanwhile.
+                    let _ = pending.reply.send(Response::Done(Box::new(snapshot)));
+                }
+            }
+        }
+        self.pending.extend(waiting);
+    }
+
+    /// Ends `herdwire run` when what it asked for cannot be started.
+    fn heed_run(&mut self) {
+        let Some(Ok(answer)) = self.run.as_mut().map(oneshot::Receiver::try_recv) else { return };
+        self.run = None;
+        if let Response::Failed(failure) = answer {
+            tracing::error!("{}", failure.what);
+            failure.cause.iter().for_each(|cause| tracing::error!("cause: {cause}"));
+            failure.hint.iter().for_each(|hint| tracing::error!("hint:  {hint}"));
+            self.run_failed = true;
+        }
+    }
+
+    fn verdict(&self, pending: &Pending) -> Option<Result<(), Failure>> {
+        let mut all_reached = true;
+        for (id, goal) in &pending.goals {
+            let Some(entry) = self.registry.instances.get(id) else {
+                if let Goal::OnlineAfter(_) = goal {
+                    return Some(Err(Failure::new(format!("instance {id} was deleted meanwhile"))));
+                }
+                continue;
+            };
+            let reached = match goal {
+                Goal::OnlineAfter(before) => {
+                    if let Some(failure) = self.failed(entry, *before) {
+                        return Some(Err(failure));
+                    }
+                    matches!(entry.life.state(), State::Online { .. }) && entry.life.incarnation().0 > *before
+                }
+                Goal::Stopped => matches!(entry.life.state(), State::Stopped | State::Errored),
+                Goal::Gone => false,
+            };
+            all_reached &= reached;
+        }
+        if all_reached {
+            return Some(Ok(()));
+        }
+        (Instant::now() >= pending.until).then(|| {
+            Err(Failure::new("it takes longer than it should").hint("`herdwire list` shows how far it is; it goes on"))
+        })
+    }
+
+    /// Why an instance that should come online has not, once that is known.
+    fn failed(&self, entry: &Entry, before: u32) -> Option<Failure> {
+        if entry.life.incarnation().0 <= before {
+            return None;
+        }
+        let given_up = match entry.life.state() {
+            State::Errored | State::WaitingRestart { .. } => true,
+            // Started again after its first death: the first reason counts.
+            State::Launching { .. } => entry.life.incarnation().0 > before + 1 && entry.failure.is_some(),
+            State::Stopped => true,
+            State::Online { .. } | State::Stopping { .. } => false,
+        };
+        if !given_up {
+            return None;
+        }
+        let app = self.registry.app_of(entry);
+        let name = format!("{}:{}", app.spec.name, entry.id);
+        let why = match (entry.life.trouble(), entry.life.last_exit()) {
+            (Trouble::NotReady, _) => {
+                format!("did not say that it is ready within {:?}", app.spec.rules.listen_timeout)
+            }
+            (_, Some(exit)) => format!("ended: {}", describe(exit)),
+            (_, None) => "did not start".to_owned(),
+        };
+        let paths = self.log_paths(entry);
+        let failure = Failure::new(format!("instance {name} {why}"));
+        let failure = entry.failure.iter().fold(failure, |failure, cause| failure.cause(cause));
+        Some(failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display())))
+    }
+
+    pub(super) fn answer_all(&mut self, response: &Response) {
+        for pending in self.pending.drain(..) {
+            // Whoever asked may have gone meanwhile.
+            let _ = pending.reply.send(response.clone());
+        }
+    }
+}
+
+/// A selector as the user wrote it.
+fn words(select: &Selector) -> String {
+    match select {
+        Selector::All => "`all`".to_owned(),
+        Selector::Id(id) => format!("`{id}`"),
+        Selector::Name(name) => format!("`{name}`"),
+        Selector::Several(several) => several.iter().map(words).collect::<Vec<_>>().join(", "),
+    }
+}
