@@ -135,3 +135,14 @@ async fn the_page_says_when_the_supervisor_does_not_answer_and_recovers() {
     back.stop().await;
     assert!(live.contains("data-state=\"live\"") && live.contains("thumbnailer"), "{live}");
 }
+
+#[tokio::test]
+async fn a_curve_has_every_sample_once_however_often_the_page_looks() {
+    let (served, snapshot) = (Served::start(None, fixture::busy()), fixture::busy());
+    (0..3).for_each(|at| served.history.record(at, &snapshot));
+    let Some(document) = drawn_by(&served, "").await else { return };
+    served.stop().await;
+    let curve = document.split("class=\"spark cpu\"").nth(1).unwrap();
+    let line = curve.split("class=\"line\"").nth(1).unwrap().split("d=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(line.matches(',').count(), 3, "{line}");
+}
