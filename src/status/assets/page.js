@@ -4,7 +4,7 @@
 // dimmed, so that nobody takes it for the present.
 
 import { say, show } from "./dom.js";
-import { History, duration } from "./figures.js";
+import { History } from "./figures.js";
 import { Picture, part } from "./view.js";
 
 const EVERY_MS = 1000;
@@ -55,13 +55,14 @@ async function showAnswer(answer) {
   if (!answer.ok) return showLost("The supervisor does not answer.");
   const status = await answer.json();
   if (!history.take(status.history, status.supervisor)) return;
-  seenAt = Date.now();
+  seenAt = new Date();
   picture.update(status);
   enter("live");
 }
 
 function showLost(what) {
-  const since = seenAt === null ? "" : ` What you see is ${duration(Date.now() - seenAt)} old.`;
+  // A moment and not an age: an alert that changed each second would be read out each second.
+  const since = seenAt === null ? "" : ` What you see is from ${seenAt.toLocaleTimeString()}.`;
   say(part("lost"), `${what} Trying again every second.${since}`);
   picture.lost();
   enter("lost");

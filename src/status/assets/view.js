@@ -47,7 +47,7 @@ export class Picture {
 
 function warning() {
   const element = h("p", { class: "banner" });
-  return { element, update: (sentence) => say(element, sentence) };
+  return { element, update: (text) => say(element, sentence(text)) };
 }
 
 /** Herds with their apps, each with its instances. An instance whose herd has no wire yet has a card all the same. */
@@ -79,7 +79,7 @@ function judge(instances) {
   const online = instances.filter((one) => one.status === "online").length;
   if (bad > 0) return [`${bad} of ${instances.length} in trouble`, "bad"];
   if (moving > 0) return [`${moving} on the move`, "busy"];
-  if (online > 0) return [online === instances.length ? `all ${online} online` : `${online} online`, "good"];
+  if (online > 0) return [online === instances.length && online > 1 ? `all ${online} online` : `${online} online`, "good"];
   return ["nothing runs", "quiet"];
 }
 
@@ -121,7 +121,8 @@ function herdCard(history) {
   const note = h("p", { class: "note" });
   const apps = h("div", { class: "apps" });
   const channels = h("div", { class: "channels" });
-  const element = h("section", { class: "card herd" }, h("header", {}, name, note), h("div", { class: "body" }, apps, channels));
+  const chip = h("p", { class: "chip" });
+  const element = h("section", { class: "card herd" }, h("header", {}, name, note, chip), h("div", { class: "body" }, apps, channels));
   const showApps = keyed(apps, (app) => app.name, () => appTable(history));
   const channelList = channelTable(history);
   channels.append(channelList.element);
@@ -129,6 +130,9 @@ function herdCard(history) {
     say(name, herd.name);
     say(note, herdNote(herd));
     const all = [...herd.apps.values()];
+    const [word, mood] = judge(all.flatMap((app) => app.instances));
+    say(chip, word);
+    mark(chip, "mood", mood);
     showApps(all);
     // A herd of one app usually bears its name: once is enough.
     mark(element, "alone", String(all.length === 1 && all[0].name === herd.name));
@@ -140,7 +144,8 @@ function herdCard(history) {
 
 function herdNote(herd) {
   const wire = herd.memory_bytes === 0 ? "no wire yet" : `${bytes(herd.memory_bytes)} of rings`;
-  return `${plural(herd.participants, "participant")} · ${wire} · ${rate(sum(herd.channels, (one) => one.rate))}`;
+  const flow = herd.channels.length === 0 ? "no channels" : rate(sum(herd.channels, (one) => one.rate));
+  return `${plural(herd.participants, "participant")} · ${wire} · ${flow}`;
 }
 
 const INSTANCE_COLUMNS = ["Instance", "Status", "Pid", "Uptime", "Restarts", "CPU", "Memory"];
@@ -184,6 +189,7 @@ function instanceRow(history) {
   const update = (one) => {
     const runs = one.pid !== null;
     mark(element, "status", one.status);
+    mark(element, "runs", String(runs));
     say(index, `${one.app} ${one.index}`);
     say(id, `id ${one.id}`);
     say(word, one.status);
