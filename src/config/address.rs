@@ -19,7 +19,10 @@ pub fn listen(text: &str) -> Result<ListenAddress, String> {
         return Err(format!("`{text}` needs an absolute path: unix:///run/app.sock"));
     }
     if path.len() > MAX_SOCKET_PATH {
-        return Err(format!("the path of `{text}` has {} bytes; a socket's path may have {MAX_SOCKET_PATH}", path.len()));
+        return Err(format!(
+            "the path of `{text}` has {} bytes; a socket's path may have {MAX_SOCKET_PATH}",
+            path.len()
+        ));
     }
     Ok(ListenAddress::Unix(PathBuf::from(path)))
 }
@@ -90,9 +93,18 @@ mod tests {
         for (text, says) in [
             ("8080", "`8080` has no port; write for instance tcp://127.0.0.1:8080"),
             ("tcp://:8080", "`tcp://:8080` has no host; for all addresses write tcp://0.0.0.0:8080"),
-            ("tcp://1.2.3.4:99999", "`tcp://1.2.3.4:99999` has no port from 0 to 65535; write for instance tcp://127.0.0.1:8080"),
-            ("example.org:80", "`example.org` in `example.org:80` is not an IP address; write for instance tcp://127.0.0.1:8080"),
-            ("udp://1.2.3.4:1", "`udp://1.2.3.4:1` has an unknown scheme; write for instance tcp://127.0.0.1:8080 or unix:///run/app.sock"),
+            (
+                "tcp://1.2.3.4:99999",
+                "`tcp://1.2.3.4:99999` has no port from 0 to 65535; write for instance tcp://127.0.0.1:8080",
+            ),
+            (
+                "example.org:80",
+                "`example.org` in `example.org:80` is not an IP address; write for instance tcp://127.0.0.1:8080",
+            ),
+            (
+                "udp://1.2.3.4:1",
+                "`udp://1.2.3.4:1` has an unknown scheme; write for instance tcp://127.0.0.1:8080 or unix:///run/app.sock",
+            ),
             ("unix://run/a", "`unix://run/a` needs an absolute path: unix:///run/app.sock"),
         ] {
             assert_eq!(listen(text), Err(says.to_owned()));

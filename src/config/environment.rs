@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn an_app_does_not_inherit_the_identity_of_another() {
-        let inside = ["HERDWIRE_LINK", "HERDWIRE_X", "LISTEN_FDS", "NODE_CHANNEL_FD", "PATH", "name", "pm_id", "status"];
+        let inside =
+            ["HERDWIRE_LINK", "HERDWIRE_X", "LISTEN_FDS", "NODE_CHANNEL_FD", "PATH", "name", "pm_id", "status"];
         assert_eq!(names(&inside), ["PATH"]);
     }
 

@@ -55,8 +55,12 @@ impl HomeError {
             HomeError::Create { .. } | HomeError::ReadOnly { .. } | HomeError::NotAFolder { .. } => {
                 "set HERDWIRE_HOME to a folder that you can write to".into()
             }
-            HomeError::Foreign { owner, .. } => format!("run it as user {owner}, or set HERDWIRE_HOME to a folder of your own"),
-            HomeError::Shared { path, .. } => format!("`chmod go-w {}`, or set HERDWIRE_HOME to a folder of your own", path.display()),
+            HomeError::Foreign { owner, .. } => {
+                format!("run it as user {owner}, or set HERDWIRE_HOME to a folder of your own")
+            }
+            HomeError::Shared { path, .. } => {
+                format!("`chmod go-w {}`, or set HERDWIRE_HOME to a folder of your own", path.display())
+            }
             HomeError::TooDeep { .. } => "set HERDWIRE_HOME to a shorter path".into(),
             HomeError::BadNode { path } => format!("remove `{}`: a new number is made up", path.display()),
             HomeError::Use { .. } => return None,
@@ -204,7 +208,8 @@ fn write_node(path: &Path) -> io::Result<()> {
     let number = getrandom::u64().map_err(|_| io::Error::other("the system gives no random numbers"))?;
     let aside = path.with_extension(format!("{}-{number:016x}", std::process::id()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    let written = writeln!(file, "{number:016x}").and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&aside, path));
+    let written =
+        writeln!(file, "{number:016x}").and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&aside, path));
     fs::remove_file(&aside)?;
     match written {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

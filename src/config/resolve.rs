@@ -141,7 +141,9 @@ fn environment(app: &AppFile, inherited: &BTreeMap<String, String>) -> Result<BT
     }
     let mut env = inherited.clone();
     // Programs are looked for in the PATH that the app will have.
-    env.extend(app.env.iter().filter(|(name, _)| name.value == "PATH").map(|(_, value)| ("PATH".into(), value.clone())));
+    env.extend(
+        app.env.iter().filter(|(name, _)| name.value == "PATH").map(|(_, value)| ("PATH".into(), value.clone())),
+    );
     Ok(env)
 }
 
@@ -166,11 +168,7 @@ fn find_script(app: &AppFile, cwd: &Path, env: &BTreeMap<String, String>) -> Res
     })
 }
 
-fn check_name(
-    name: &str,
-    place: Place,
-    check: impl Fn(&str) -> Result<(), &'static str>,
-) -> Result<(), ConfigError> {
+fn check_name(name: &str, place: Place, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<(), ConfigError> {
     check(name).map_err(|reason| {
         // A name of any length may come in; an error is one line.
         let name = name.chars().take(names::MAX_NAME).flat_map(char::escape_debug).collect();
@@ -194,7 +192,8 @@ fn instances(app: &AppFile, name: &str, cpus: u32) -> Result<u32, ConfigError> {
 }
 
 fn addresses(listen: &[At<String>]) -> Result<Vec<ListenAddress>, ConfigError> {
-    let read = |At { value, place }: &At<String>| address::listen(value).map_err(|reason| bad("listen", *place, reason));
+    let read =
+        |At { value, place }: &At<String>| address::listen(value).map_err(|reason| bad("listen", *place, reason));
     listen.iter().map(read).collect()
 }
 
@@ -242,7 +241,11 @@ fn wire(app: &AppFile) -> Result<WireSpec, ConfigError> {
         return Err(ConfigError::at(ring.place, problem));
     }
     let max_message = in_range(&app.max_message, "max_message", 16 << 20, MAX_MESSAGES)?;
-    Ok(WireSpec { ring_bytes: ring.value, max_message, stall_timeout: value(&app.stall_timeout, Duration::from_secs(5)) })
+    Ok(WireSpec {
+        ring_bytes: ring.value,
+        max_message,
+        stall_timeout: value(&app.stall_timeout, Duration::from_secs(5)),
+    })
 }
 
 /// A size within limits.
@@ -312,7 +315,10 @@ fn warnings(file: &File, apps: &[AppSpec], settings: &Settings, surroundings: &S
     }
     for path in settings.front.iter().flat_map(|front| &front.paths) {
         if !apps.is_empty() && !apps.iter().any(|app| app.herd == path.herd) {
-            warnings.push(format!("path `{}` of the front belongs to herd `{}`, which no app here is of", path.path, path.herd));
+            warnings.push(format!(
+                "path `{}` of the front belongs to herd `{}`, which no app here is of",
+                path.path, path.herd
+            ));
         }
     }
     if !file.apps.is_empty() && !surroundings.left_out.is_empty() {

@@ -157,9 +157,7 @@ fn handshake(path: &PathFile, env: &BTreeMap<String, String>) -> Result<Handshak
     match (kind.as_str(), token) {
         ("open", None) => Ok(Handshake::Open),
         ("token", Some(token)) => Ok(Handshake::Token(token.value)),
-        ("open", Some(token)) => {
-            Err(bad("handshake", token.place, "an open path asks for no token".to_owned()))
-        }
+        ("open", Some(token)) => Err(bad("handshake", token.place, "an open path asks for no token".to_owned())),
         ("token", None) => {
             let (reason, hint) = ("no token is given".to_owned(), Some("set `token` or `token_env`".to_owned()));
             Err(ConfigError::at(*place, Problem::Value { key: "handshake".into(), reason, hint }))

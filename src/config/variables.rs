@@ -59,12 +59,20 @@ pub fn instance_variables(spec: &AppSpec, identity: &Identity<'_>) -> Vec<(Strin
 /// is shown and never that of another instance.
 pub fn unique_id(node: NodeId, id: u32) -> String {
     let node = node.0;
-    format!("{:08x}-{:04x}-8{:03x}-8{:03x}-{:012x}", node >> 32, (node >> 16) & 0xffff, (node >> 4) & 0xfff, node & 0xf, id)
+    format!(
+        "{:08x}-{:04x}-8{:03x}-8{:03x}-{:012x}",
+        node >> 32,
+        (node >> 16) & 0xffff,
+        (node >> 4) & 0xfff,
+        node & 0xf,
+        id
+    )
 }
 
 /// Where pm2 would keep the pid. Shown because programs look for the key; the file is not written.
 pub fn pid_path(home: &Path, app: &str, id: u32) -> String {
-    let app: String = app.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    let app: String =
+        app.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     home.join("pids").join(format!("{app}-{id}.pid")).display().to_string()
 }
 
