@@ -2,8 +2,7 @@
 
 use std::io::Write;
 
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Color, ContentArrangement, Table};
+use comfy_table::Color;
 
 use super::client::{Client, ClientError};
 use super::error::CliError;
@@ -26,10 +25,7 @@ fn print(snapshot: &Snapshot, words: &[String], json: bool, out: &mut Output) ->
     }
     for instance in instances {
         writeln!(out, "instance {} of app `{}`", instance.id, list::printable(&instance.app))?;
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED);
-        let arrangement = if out.terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
-        table.set_content_arrangement(arrangement);
+        let mut table = out.table();
         for (key, value) in rows(instance) {
             table.add_row([out.cell(key, Color::Cyan), comfy_table::Cell::new(list::printable(&value))]);
         }

@@ -2,8 +2,7 @@
 
 use std::io::Write;
 
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Color, ContentArrangement, Table};
+use comfy_table::{CellAlignment, Color};
 
 use super::client::{Client, ClientError, LOOK_LIMIT};
 use super::error::CliError;
@@ -42,14 +41,7 @@ pub fn fetch(client: &Client, env: bool) -> Result<Option<Snapshot>, CliError> {
 pub fn table<'s>(instances: impl Iterator<Item = &'s InstanceView>, out: &mut Output) -> Result<(), CliError> {
     let mut instances: Vec<_> = instances.collect();
     instances.sort_by(|a, b| (&a.app, a.id).cmp(&(&b.app, b.id)));
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
-    // Without a terminal the table is as wide as what is in it, whoever asks.
-    table.set_content_arrangement(if out.terminal {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    });
+    let mut table = out.table();
     let header = ["id", "name", "herd", "pid", "uptime", "↺", "status", "cpu", "mem"];
     table.set_header(header.map(|title| out.cell(title, Color::Cyan)));
     for instance in instances {
@@ -117,6 +109,7 @@ mod tests {
     fn an_empty_list_is_a_header() {
         let (mut out, text) = testing::output();
         table([].iter(), &mut out).unwrap();
-        assert_eq!(text.take().lines().count(), 3);
+        let text = text.take();
+        assert!(text.lines().count() == 4 && text.contains("│ id │ name │"), "{text}");
     }
 }

@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal, LineWriter, Write};
 
-use comfy_table::{Cell, Color};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Cell, Color, ContentArrangement, ContentLineStyle, Table};
 
 /// stdout, and whether it takes colour.
 pub struct Output {
@@ -29,6 +30,17 @@ impl Output {
     #[cfg(test)]
     pub fn plain(writer: Box<dyn Write>) -> Output {
         Output { writer, terminal: false, colour: false }
+    }
+
+    /// An empty table.
+    pub fn table(&self) -> Table {
+        let lines = ContentLineStyle::new('│', '│', '│');
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED.header_lines(lines).content_lines(lines));
+        // Without a terminal a table is as wide as what is in it, whoever asks.
+        let arrangement = if self.terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+        table.set_content_arrangement(arrangement);
+        table
     }
 
     /// A cell of a table, coloured where that is wanted.

@@ -90,15 +90,14 @@ fn the_smallest_app_has_the_documented_defaults() {
 #[test]
 fn everything_can_be_said() {
     let world = World::new();
-    let text = format!(
-        r#"
+    let text = r#"
 [[app]]
 name = "api"
 script = "inner.js"
 args = "--port 80 'two words'"
 interpreter = "node"
 instances = "max"
-env = {{ PORT = 3000, DEBUG = true, RATIO = 0.5, NAME = "x" }}
+env = { PORT = 3000, DEBUG = true, RATIO = 0.5, NAME = "x" }
 cwd = "web"
 herd = "shop"
 listen = ["tcp://127.0.0.1:8080", "unix:///run/api.sock"]
@@ -144,9 +143,8 @@ handshake = "open"
 [status]
 listen = "0.0.0.0:9000"
 token = "t"
-"#
-    );
-    let resolved = world.load(&text).unwrap();
+"#;
+    let resolved = world.load(text).unwrap();
     assert_eq!(resolved.warnings, Vec::<String>::new());
     let app = &resolved.apps[0];
     assert_eq!((app.name.as_str(), app.herd.as_str(), app.instances), ("api", "shop", 4));
@@ -255,7 +253,7 @@ fn a_refusal_names_place_reason_and_cure() {
             &app("interpreter = \"rubby\""),
             "herdwire.toml:3:15: app `server`: interpreter `rubby` is not in PATH | install it, or give its full path with `interpreter`",
         ),
-        (&app("cwd = \"nowhere\""), "herdwire.toml:3:7: app `app`: folder `DIR/nowhere` does not exist"),
+        (&app("cwd = \"nowhere\""), "herdwire.toml:3:7: app `server.js`: folder `DIR/nowhere` does not exist"),
         (
             &app("name = \"all\""),
             "herdwire.toml:3:8: `all` cannot be a name: `all` stands for every app | give it another name with `name` or `--name`",
@@ -475,7 +473,7 @@ fn the_reference_page_names_every_key() {
         .chain([("[front]", "[front]\n"), ("[[front.path]]", "[front]\n[[front.path]]\n")])
     {
         let error = File::parse(&format!("{rest}no_such_key_at_all = 1")).unwrap_err();
-        let Problem::UnknownKey { known, section: title, .. } = error.problem else { panic!("{error}") };
+        let Problem::UnknownKey { known, section: title, .. } = *error.problem else { panic!("{error}") };
         assert_eq!(title, section);
         let part = page.split("\n## ").find(|part| part.starts_with(&format!("`{section}`"))).expect(section);
         for key in known {
