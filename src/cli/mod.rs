@@ -1,1 +1,101 @@
-//! (room)
+//! The command line: verbs, output, exit codes.
+//!
+//! Asks the supervisor over its control socket and prints what it answers; keeps no state of its own. One file for
+//! each group of verbs.
+//!
+//! Exit codes: 0 done, 1 refused or failed (an `error:` line says why), 2 the command line itself is wrong.
+
+mod arguments;
+mod client;
+mod describe;
+mod error;
+mod jlist;
+mod launch;
+mod list;
+mod log_files;
+mod logs;
+mod manage;
+mod output;
+mod run;
+mod select;
+mod start;
+#[cfg(test)]
+mod testing;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Verb};
+use error::CliError;
+use output::Output;
+
+pub use client::{Client, ClientError};
+pub use run::Foreground;
+
+use crate::config::home::Home;
+
+/// What is left to do when the command line is through.
+pub enum Outcome {
+    /// Nothing: the process ends with this.
+    Exit(ExitCode),
+    /// The process becomes the keeper and stays in the foreground.
+    Foreground(Foreground),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> Outcome {
+    run_with(std::env::args_os())
+}
+
+fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Outcome {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        // Help and version too come this way.
+        Err(error) => {
+            // Nobody is left to tell when the terminal is gone.
+            let _ = error.print();
+            return Outcome::Exit(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)));
+        }
+    };
+    let mut out = Output::stdout();
+    let done = execute(arguments.verb, &mut out).and_then(|outcome| {
+        out.flush()?;
+        Ok(outcome)
+    });
+    done.unwrap_or_else(|error| Outcome::Exit(report(&error)))
+}
+
+fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
+    let home = Home::from_environment()?;
+    home.check()?;
+    let client = Client::new(home);
+    match verb {
+        Verb::Start(options) => start::start(&client, &options, out)?,
+        Verb::Run { file } => return run::prepare(&client, &file).map(Outcome::Foreground),
+        Verb::List { json } => list::list(&client, json, out)?,
+        Verb::Jlist => jlist::jlist(&client, out)?,
+        Verb::Describe { select, json } => describe::describe(&client, &select, json, out)?,
+        Verb::Logs(options) => logs::logs(&client, &options, out)?,
+        Verb::Stop { select } => manage::stop(&client, &select, out)?,
+        Verb::Restart { select } => manage::restart(&client, &select, out)?,
+        Verb::Delete { select } => manage::delete(&client, &select, out)?,
+        Verb::Kill => manage::kill(&client, out)?,
+        Verb::Ping { json } => manage::ping(&client, json, out)?,
+    }
+    Ok(Outcome::Exit(ExitCode::SUCCESS))
+}
+
+/// Says on stderr what went wrong, and which exit code that is.
+fn report(error: &CliError) -> ExitCode {
+    if error.is_closed_pipe() {
+        // Whoever read us has seen enough: `herdwire list | head -1` is no failure.
+        return ExitCode::SUCCESS;
+    }
+    let mut stderr = io::stderr().lock();
+    // Nothing can be said about a stderr that cannot be written to.
+    let _ = write!(stderr, "{}", error.report());
+    ExitCode::from(error.exit_code())
+}

@@ -95,7 +95,8 @@ pub fn inherited(variables: impl IntoIterator<Item = (OsString, OsString)>) -> (
     let managed = environment.contains_key("pm_id");
     environment.retain(|name, _| {
         let of_one_process = name.starts_with("HERDWIRE_") || name.starts_with("WATCHDOG_") || is_reserved(name);
-        !of_one_process && !(managed && OF_PM2.contains(&name.as_str()))
+        let of_pm2 = managed && OF_PM2.contains(&name.as_str());
+        !of_one_process && !of_pm2
     });
     (environment, left_out)
 }

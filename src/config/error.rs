@@ -46,8 +46,8 @@ pub struct ConfigError {
     pub file: Option<PathBuf>,
     /// Where in it.
     pub place: Place,
-    /// What is wrong.
-    pub problem: Problem,
+    /// What is wrong. Boxed: results that are fine should not carry its size about.
+    pub problem: Box<Problem>,
 }
 
 /// What is wrong with a configuration.
@@ -109,7 +109,7 @@ pub enum Problem {
 impl ConfigError {
     /// An error at a place, whose file is filled in by whoever knows it.
     pub fn at(place: Place, problem: Problem) -> ConfigError {
-        ConfigError { file: None, place, problem }
+        ConfigError { file: None, place, problem: Box::new(problem) }
     }
 
     /// An error of the configuration as a whole.
@@ -125,7 +125,7 @@ impl ConfigError {
 
     /// What the operator can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
-        match &self.problem {
+        match &*self.problem {
             Problem::UnknownKey { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
             Problem::UnknownKey { known, .. } => Some(format!("known keys are {}", known.join(", "))),
             Problem::Unreadable(source) if source.kind() == io::ErrorKind::NotFound => {
@@ -172,6 +172,6 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.problem)
+        std::error::Error::source(&*self.problem)
     }
 }

@@ -30,8 +30,8 @@ pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Loaded, ConfigEr
 }
 
 fn try_load(path: &Path, surroundings: &Surroundings) -> Result<Loaded, ConfigError> {
-    let text = read(path)?;
     let origin = std::path::absolute(surroundings.folder.join(path)).map_err(unreadable)?;
+    let text = read(&origin)?;
     let folder = origin.parent().unwrap_or(Path::new("/")).to_owned();
     let file = File::parse(&text)?;
     if file.is_empty() {

@@ -19,7 +19,7 @@ mod section;
 pub mod settings;
 pub mod signal;
 pub mod spec;
-mod suggest;
+pub(crate) mod suggest;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -66,8 +66,7 @@ pub fn resolve(file: &File, surroundings: &Surroundings) -> Result<Resolved, Con
 }
 
 fn resolve_app(app: &AppFile, surroundings: &Surroundings) -> Result<AppSpec, ConfigError> {
-    let given_name = app.name.as_ref().map(|name| name.value.as_str());
-    let cwd = folder(app, given_name.unwrap_or("app"), surroundings)?;
+    let cwd = folder(app, surroundings)?;
     let mut env = environment(app, &surroundings.env)?;
     env.insert("PWD".to_owned(), cwd.display().to_string());
     let found = find_script(app, &cwd, &env)?;
@@ -110,14 +109,16 @@ fn value<T: Clone>(written: &Option<At<T>>, default: T) -> T {
     written.as_ref().map_or(default, |written| written.value.clone())
 }
 
-fn folder(app: &AppFile, name: &str, surroundings: &Surroundings) -> Result<PathBuf, ConfigError> {
+fn folder(app: &AppFile, surroundings: &Surroundings) -> Result<PathBuf, ConfigError> {
     let Some(At { value, place }) = &app.cwd else { return Ok(surroundings.folder.clone()) };
     let folder = script::absolute(&surroundings.folder, value);
     if folder.is_dir() {
         return Ok(folder);
     }
     let reason = if folder.exists() { "is not a folder" } else { "does not exist" };
-    Err(ConfigError::at(*place, Problem::BadFolder { app: name.to_owned(), folder, reason }))
+    // Its name may come from the script, which is looked for only in the folder.
+    let app = app.name.as_ref().or(app.script.as_ref()).map(|name| name.value.clone()).unwrap_or_default();
+    Err(ConfigError::at(*place, Problem::BadFolder { app, folder, reason }))
 }
 
 fn environment(app: &AppFile, inherited: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {

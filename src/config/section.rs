@@ -67,11 +67,6 @@ impl<'t> Section<'t> {
         self.place
     }
 
-    /// What errors call it.
-    pub fn title(&self) -> &str {
-        &self.title
-    }
-
     /// Ends the reading.
     ///
     /// # Errors

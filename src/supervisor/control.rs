@@ -18,6 +18,8 @@ pub const CONTROL_VERSION: u16 = 1;
 pub const MAX_FRAME: usize = codec::LIMIT + frame::HEADER_BYTES;
 
 /// What the CLI asks.
+// One request lives for the length of one exchange: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     Ping,

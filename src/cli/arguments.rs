@@ -1,0 +1,231 @@
+//! Verbs and options. pm2's names wherever pm2 has one.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  herdwire start herdwire.toml           start everything that a file describes
+  herdwire start server.js -i max        one instance for each CPU
+  herdwire start api.py -n api -- --port 8000
+  herdwire start \"npm run worker\"        a command line
+  herdwire restart api web               names, ids, or `all`
+  herdwire logs api -f                   the last lines, and what follows
+  herdwire run herdwire.toml             in the foreground, for containers
+
+Everything lies in HERDWIRE_HOME (default ~/.herdwire).";
+
+/// A process manager with a wire.
+#[derive(Debug, Parser)]
+#[command(name = "herdwire", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(infer_subcommands = false, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start a file's apps, a script, a command line, or what was stopped
+    Start(Box<StartOptions>),
+    /// Run a file's apps in the foreground, logs on stdout
+    #[command(after_help = RUN_HELP)]
+    Run {
+        /// A herdwire.toml
+        #[arg(default_value = "herdwire.toml")]
+        file: PathBuf,
+    },
+    /// Show what runs
+    #[command(visible_alias = "ls", aliases = ["l", "ps", "status"])]
+    List {
+        /// Everything that is known, as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what runs as pm2's JSON
+    #[command(after_help = "HERDWIRE_JLIST_ENV=0 leaves out the apps' environments.")]
+    Jlist,
+    /// Show all about some instances
+    #[command(visible_alias = "show", aliases = ["desc", "info"])]
+    Describe {
+        /// Names, ids, or `all`
+        #[arg(required = true)]
+        select: Vec<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the last lines of logs; -f follows them
+    #[command(alias = "log")]
+    Logs(LogsOptions),
+    /// Stop instances; they stay in the list
+    Stop {
+        /// Names, ids, or `all`
+        #[arg(required = true)]
+        select: Vec<String>,
+    },
+    /// Stop instances and start them again
+    Restart {
+        /// Names, ids, or `all`
+        #[arg(required = true)]
+        select: Vec<String>,
+    },
+    /// Stop instances and take them off the list
+    #[command(visible_alias = "del")]
+    Delete {
+        /// Names, ids, or `all`
+        #[arg(required = true)]
+        select: Vec<String>,
+    },
+    /// End all instances and the supervisor
+    Kill,
+    /// Ask whether the supervisor answers
+    Ping {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+const RUN_HELP: &str = "\
+Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed
+(128 + number when a signal ended it); 1 when nothing could be started.";
+
+#[derive(Debug, Default, Args)]
+pub struct StartOptions {
+    /// A herdwire.toml, a script, a command line in quotes, a name or an id [default: herdwire.toml]
+    pub targets: Vec<String>,
+    /// Name of the app [default: the script's]
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// Number of instances; `max` for one for each CPU, -1 for one less
+    #[arg(short, long, allow_hyphen_values = true, value_name = "N")]
+    pub instances: Option<String>,
+    /// Program that runs the script; `none` runs it by itself [default: by its extension]
+    #[arg(long, alias = "exec-interpreter")]
+    pub interpreter: Option<String>,
+    /// Folder to run in
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Herd whose channels it shares [default: its own name]
+    #[arg(long)]
+    pub herd: Option<String>,
+    /// Set a variable of its environment
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Do not start it again when it exits by itself
+    #[arg(long)]
+    pub no_autorestart: bool,
+    /// Quick deaths in a row before it is given up
+    #[arg(long, value_name = "N")]
+    pub max_restarts: Option<u32>,
+    /// Wait before a restart, for instance 500ms
+    #[arg(long, value_name = "TIME")]
+    pub restart_delay: Option<String>,
+    /// Time that a stop may take before it is killed
+    #[arg(short, long, value_name = "TIME")]
+    pub kill_timeout: Option<String>,
+    /// It is online only when it says so
+    #[arg(long)]
+    pub wait_ready: bool,
+    /// Time that it may take to say so
+    #[arg(long, value_name = "TIME")]
+    pub listen_timeout: Option<String>,
+    /// Arguments of the script
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+impl StartOptions {
+    /// The first option that describes a new app, if there is one.
+    pub fn describes_an_app(&self) -> Option<&'static str> {
+        let given = [
+            (self.name.is_some(), "--name"),
+            (self.instances.is_some(), "-i"),
+            (self.interpreter.is_some(), "--interpreter"),
+            (self.cwd.is_some(), "--cwd"),
+            (self.herd.is_some(), "--herd"),
+            (!self.env.is_empty(), "--env"),
+            (self.no_autorestart, "--no-autorestart"),
+            (self.max_restarts.is_some(), "--max-restarts"),
+            (self.restart_delay.is_some(), "--restart-delay"),
+            (self.kill_timeout.is_some(), "--kill-timeout"),
+            (self.wait_ready, "--wait-ready"),
+            (self.listen_timeout.is_some(), "--listen-timeout"),
+            (!self.args.is_empty(), "--"),
+        ];
+        given.into_iter().find_map(|(given, option)| given.then_some(option))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct LogsOptions {
+    /// Names, ids, or `all` [default: all]
+    pub select: Vec<String>,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Lines of each log to begin with
+    #[arg(long, default_value_t = 15, value_name = "N")]
+    pub lines: usize,
+    /// Only what went to stderr
+    #[arg(long, conflicts_with = "out")]
+    pub err: bool,
+    /// Only what went to stdout
+    #[arg(long)]
+    pub out: bool,
+    /// The lines as they are, without a name before them
+    #[arg(long)]
+    pub raw: bool,
+    /// Do not follow (pm2's option; not following is the default here)
+    #[arg(long, hide = true, conflicts_with = "follow")]
+    pub nostream: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn start(arguments: &[&str]) -> StartOptions {
+        let all = ["herdwire", "start"].iter().chain(arguments);
+        match Arguments::try_parse_from(all).unwrap().verb {
+            Verb::Start(options) => *options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_table_of_verbs_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn start_takes_options_after_the_script_and_arguments_after_two_dashes() {
+        let options = start(&["server.js", "-i", "4", "-n", "web", "--", "--port", "80", "-n"]);
+        assert_eq!(options.targets, ["server.js"]);
+        assert_eq!(options.instances.as_deref(), Some("4"));
+        assert_eq!(options.name.as_deref(), Some("web"));
+        assert_eq!(options.args, ["--port", "80", "-n"]);
+    }
+
+    #[test]
+    fn a_number_of_instances_may_be_negative() {
+        assert_eq!(start(&["a", "-i", "-1"]).instances.as_deref(), Some("-1"));
+        assert_eq!(start(&["a", "-i-1"]).instances.as_deref(), Some("-1"));
+        assert_eq!(start(&["-i", "max", "a"]).instances.as_deref(), Some("max"));
+    }
+
+    #[test]
+    fn pm2s_names_of_verbs_work() {
+        for verb in ["list", "ls", "l", "ps", "status", "jlist", "kill", "ping", "logs", "log"] {
+            assert!(Arguments::try_parse_from(["herdwire", verb]).is_ok(), "{verb}");
+        }
+        for verb in ["describe", "desc", "info", "show", "stop", "restart", "delete", "del"] {
+            assert!(Arguments::try_parse_from(["herdwire", verb, "0", "web"]).is_ok(), "{verb}");
+            assert_eq!(Arguments::try_parse_from(["herdwire", verb]).unwrap_err().exit_code(), 2);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Starts the keeper, which starts the supervisor, when a verb needs one and none runs.
+//!
+//! Two command lines at once start two keepers; the one that does not get the home's lock ends with
+//! [`LOCK_TAKEN`], and both command lines go on with the one that did.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::client::ClientError;
+use super::log_files;
+use crate::config::environment;
+use crate::config::home::Home;
+
+/// The keeper's role of this binary.
+pub const KEEPER_ROLE: &str = "__keeper";
+/// How a keeper ends that finds another one in its home (EX_TEMPFAIL).
+pub const LOCK_TAKEN: i32 = 75;
+
+/// How long the first answer may take.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(10);
+/// How long until another try, when the home was taken: its keeper may be on its way out.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Lines of the log that an error shows.
+const LOG_LINES: usize = 5;
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    #[error(transparent)]
+    Home(#[from] crate::config::home::HomeError),
+    #[error("cannot start the keeper")]
+    Spawn(#[source] io::Error),
+    #[error("the keeper ended at once ({status})")]
+    Ended {
+        status: ExitStatus,
+        #[source]
+        log: Option<LogSays>,
+    },
+    #[error("the supervisor did not come up within {} s", LAUNCH_LIMIT.as_secs())]
+    NoAnswer {
+        log: PathBuf,
+        #[source]
+        says: Option<LogSays>,
+    },
+}
+
+/// The last lines of Herdwire's own log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LogSays(String);
+
+impl LaunchError {
+    /// What the operator can do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            LaunchError::Home(error) => error.hint(),
+            LaunchError::NoAnswer { log, .. } => {
+                Some(format!("see `{}`; `herdwire run FILE` shows more", log.display()))
+            }
+            LaunchError::Spawn(_) | LaunchError::Ended { .. } => None,
+        }
+    }
+}
+
+/// Starts a keeper and returns the first connection that `connect` gets.
+pub fn launch<C>(home: &Home, connect: impl Fn() -> Result<Option<C>, ClientError>) -> Result<C, ClientError> {
+    home.create().map_err(LaunchError::from)?;
+    let until = Instant::now() + LAUNCH_LIMIT;
+    let mut keeper = Some(spawn_keeper(home).map_err(LaunchError::Spawn)?);
+    let mut spawned_at = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(connection) = connect()? {
+            return Ok(connection);
+        }
+        match keeper.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) if status.code() == Some(LOCK_TAKEN) => keeper = None,
+            Some(Ok(Some(status))) => return Err(LaunchError::Ended { status, log: log_says(home) }.into()),
+            Some(Ok(None) | Err(_)) => {}
+            None if spawned_at.elapsed() >= RETRY_AFTER => {
+                keeper = Some(spawn_keeper(home).map_err(LaunchError::Spawn)?);
+                spawned_at = Instant::now();
+            }
+            None => {}
+        }
+        if Instant::now() >= until {
+            return Err(LaunchError::NoAnswer { log: home.own_log(), says: log_says(home) }.into());
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
+/// The keeper: this binary in its other role, with nothing of the terminal or the pipes that we hang on.
+fn spawn_keeper(home: &Home) -> io::Result<Child> {
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(home.own_log())?;
+    let (env, _) = environment::inherited(std::env::vars_os());
+    // By link, not by name: the file may have been replaced or removed since we were started.
+    Command::new("/proc/self/exe")
+        .arg0("herdwire")
+        .arg(KEEPER_ROLE)
+        .env_clear()
+        .envs(env)
+        .env("HERDWIRE_HOME", home.path())
+        .current_dir(home.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+}
+
+fn log_says(home: &Home) -> Option<LogSays> {
+    let lines = log_files::tail(&home.own_log(), LOG_LINES).ok().filter(|lines| !lines.is_empty())?;
+    let lines: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    Some(LogSays(lines.join(" / ")))
+}

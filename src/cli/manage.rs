@@ -1,0 +1,137 @@
+//! `stop`, `restart`, `delete`, `kill`, `ping`.
+
+use std::fs;
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::client::{ACT_LIMIT, Client, LOOK_LIMIT};
+use super::error::CliError;
+use super::output::{self, Output};
+use super::{list, select};
+use crate::supervisor::control::{Failure, Pong, Request, Response};
+use crate::supervisor::snapshot::Snapshot;
+
+/// How long the keeper may take to end after the last instance has.
+const KEEPER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Stops instances and shows them.
+pub fn stop(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
+    let snapshot = act(client, Request::Stop { select: select::selector(words) })?;
+    list::table(snapshot.instances.iter(), out)
+}
+
+/// Restarts instances and shows them.
+pub fn restart(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
+    let snapshot = act(client, Request::Restart { select: select::selector(words) })?;
+    list::table(snapshot.instances.iter(), out)
+}
+
+/// Deletes instances and names them.
+pub fn delete(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
+    let snapshot = act(client, Request::Delete { select: select::selector(words) })?;
+    for instance in &snapshot.instances {
+        writeln!(out, "deleted {} (id {})", list::printable(&instance.app), instance.id)?;
+    }
+    Ok(())
+}
+
+fn act(client: &Client, request: Request) -> Result<Snapshot, CliError> {
+    match client.ask(&request, ACT_LIMIT)? {
+        Response::Done(snapshot) => Ok(*snapshot),
+        Response::Failed(failure) => Err(CliError::Refused(failure)),
+        _ => Err(CliError::OddAnswer),
+    }
+}
+
+/// Ends all instances, the supervisor and the keeper; returns when all of them have.
+pub fn kill(client: &Client, out: &mut Output) -> Result<(), CliError> {
+    let keeper = match client.ask_for_the_end(ACT_LIMIT)? {
+        Response::Killing { keeper_pid } => keeper_pid,
+        Response::Failed(failure) => return Err(CliError::Refused(failure)),
+        _ => return Err(CliError::OddAnswer),
+    };
+    let until = Instant::now() + KEEPER_LIMIT;
+    while is_alive(keeper) {
+        if Instant::now() >= until {
+            let what = format!("all instances have ended, but keeper {keeper} has not");
+            return Err(CliError::Refused(
+                Failure::new(what).hint(format!("see `{}`", client.home().own_log().display())),
+            ));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    writeln!(out, "all instances and the supervisor have ended")?;
+    Ok(())
+}
+
+/// Whether a process runs. One that ended and was not waited for does not: in a container nobody may ever wait.
+fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+/// Asks whether the supervisor answers.
+pub fn ping(client: &Client, json: bool, out: &mut Output) -> Result<(), CliError> {
+    let pong = match client.ask(&Request::Ping, LOOK_LIMIT)? {
+        Response::Pong(pong) => pong,
+        Response::Failed(failure) => return Err(CliError::Refused(failure)),
+        _ => return Err(CliError::OddAnswer),
+    };
+    if json {
+        return Ok(out.json(&as_json(&pong))?);
+    }
+    let (pid, version, keeper) = (pong.pid, &pong.version, pong.keeper_pid);
+    let uptime = output::duration(pong.uptime_ms);
+    writeln!(out, "supervisor {pid} (version {version}, up {uptime}) answers; its keeper is {keeper}")?;
+    match &pong.status_address {
+        Some(address) => writeln!(out, "status page: http://{address}/")?,
+        None => writeln!(out, "status page: none")?,
+    }
+    Ok(())
+}
+
+fn as_json(pong: &Pong) -> serde_json::Value {
+    json!({
+        "supervisor": { "pid": pong.pid, "version": pong.version, "uptime_ms": pong.uptime_ms },
+        "keeper": { "pid": pong.keeper_pid },
+        "status": { "address": pong.status_address },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ping_as_json_has_its_documented_shape() {
+        let pong = Pong {
+            pid: 2,
+            version: "0.1.0".into(),
+            uptime_ms: 5,
+            keeper_pid: 1,
+            status_address: Some("127.0.0.1:9615".into()),
+        };
+        let expected = json!({
+            "supervisor": {"pid": 2, "version": "0.1.0", "uptime_ms": 5},
+            "keeper": {"pid": 1},
+            "status": {"address": "127.0.0.1:9615"},
+        });
+        assert_eq!(as_json(&pong), expected);
+    }
+
+    #[test]
+    fn a_process_that_ended_is_not_alive_though_nobody_waited_for_it() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while is_alive(child.id()) {
+            assert!(Instant::now() < until);
+            thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(is_alive(std::process::id()));
+    }
+}
