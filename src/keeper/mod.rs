@@ -1,6 +1,114 @@
 //! The small parent of the supervisor that holds its descriptors, reaps, and restarts it.
+//!
+//! One thread without a runtime, made to practically never fail: it parses nothing that comes from users, waits for
+//! nobody, and keeps everything in tables of fixed size. Everything that must outlive a supervisor lies here; what any
+//! of it means is the supervisor's business.
+//!
+//! | signal | what it does |
+//! |---|---|
+//! | SIGTERM, SIGINT, SIGQUIT | the supervisor ends all instances, then both end; once more, a second or more later: all is killed |
+//! | SIGCHLD | reaps |
+//! | SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU | ignored: neither a terminal nor a slip of the hand stops a keeper |
+//!
+//! The keeper's own death is the one that this room cannot help against. Its place is the supervisor's end of the
+//! socket pair ([`client::FromKeeper::Gone`]): the supervisor has a copy of every descriptor and can turn into a keeper.
+//!
+//! Invariants
+//! - What a supervisor sent before it died counts: its socket is emptied before its successor starts.
+//! - Every exit is told to some supervisor until one acknowledges it; the supervisor's own is not among them.
+//! - No send blocks, no table grows, no wait has no limit.
 
 pub mod client;
 pub mod handle;
+mod exits;
+mod home;
+mod log;
 pub mod name;
 pub mod protocol;
+mod rules;
+mod run;
+mod store;
+mod sweep;
+mod sys;
+mod telling;
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use name::Name;
+
+/// Exit code when another keeper has the home already.
+pub const ALREADY_KEPT: i32 = 75;
+
+/// Exit code when instances had to be killed because there was no supervisor to end them.
+pub const FORCED: i32 = 70;
+
+/// How a keeper is to be.
+#[derive(Debug)]
+pub struct KeeperOptions {
+    /// The home folder, which exists.
+    pub home: PathBuf,
+    /// Keep session and stdio: for `herdwire run`, and containers.
+    pub foreground: bool,
+    /// What lies in the store from the start.
+    pub stored: Vec<(Name, OwnedFd)>,
+    /// What is started as the supervisor.
+    pub supervisor: Program,
+}
+
+/// A program with its arguments, the zeroth included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    pub path: PathBuf,
+    pub arguments: Vec<CString>,
+}
+
+impl KeeperOptions {
+    /// A detached keeper of `home` whose supervisor is this very program.
+    pub fn new(home: PathBuf) -> KeeperOptions {
+        let supervisor = Program {
+            path: "/proc/self/exe".into(),
+            arguments: vec![c"herdwire".to_owned(), c"__supervisor".to_owned()],
+        };
+        KeeperOptions { home, foreground: false, stored: Vec::new(), supervisor }
+    }
+}
+
+/// Why a keeper could not begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    #[error("cannot use the home folder {}", home.display())]
+    Home { home: PathBuf, source: io::Error },
+    #[error("cannot open the supervisor's program {}", program.display())]
+    Program { program: PathBuf, source: io::Error },
+    #[error("the system refuses what a keeper needs")]
+    System { source: io::Error },
+}
+
+impl SetupError {
+    /// What the operator can do about it, if we know.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            SetupError::Home { .. } => {
+                Some("it must be a folder that you may write to; HERDWIRE_HOME names another".into())
+            }
+            SetupError::Program { .. } | SetupError::System { .. } => None,
+        }
+    }
+}
+
+/// Keeps the home until the end; answers the code with which this process is to exit.
+///
+/// For the main thread of a process without other threads and, unless in the foreground, without open descriptors of
+/// its own but those in `options`: all others are closed. Replaces signal dispositions and mask, and for a detached
+/// keeper session and stdio. Returns [`ALREADY_KEPT`] at once when another keeper has the home.
+///
+/// # Errors
+/// It could not begin: nothing was started.
+pub fn run(options: KeeperOptions) -> Result<i32, SetupError> {
+    let Some((home, descriptors)) = home::settle(&options)? else { return Ok(ALREADY_KEPT) };
+    Ok(run::Keeper::new(home, descriptors, options)?.keep())
+}

@@ -1,0 +1,168 @@
+//! When a dead supervisor is replaced, and when a silent one is taken for dead. Pure: the time is handed in.
+
+use std::time::{Duration, Instant};
+
+/// Seconds without a word after which a supervisor that was ready is taken to hang.
+const SILENCE: u32 = 5;
+
+/// The same before it is ready: adopting many instances on a busy machine takes its time.
+const SILENCE_BEFORE_READY: u32 = 30;
+
+/// Over this long deaths are counted.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// How long a start waits once there have been too many deaths. Starts never end: a herd without a supervisor runs,
+/// but nobody minds it.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Deaths after READY: whatever killed it, its successor takes over at once, up to this many in the window.
+const AFTER_READY: usize = 30;
+
+/// Deaths before READY: a supervisor that cannot start would otherwise be started without end.
+const BEFORE_READY: usize = 5;
+
+/// How soon a supervisor is replaced.
+#[derive(Debug, Default)]
+pub(super) struct Restarts {
+    after_ready: Budget<AFTER_READY>,
+    before_ready: Budget<BEFORE_READY>,
+}
+
+impl Restarts {
+    /// A supervisor died; how long its successor has to wait.
+    pub fn pause(&mut self, was_ready: bool, now: Instant) -> Duration {
+        if was_ready { self.after_ready.spend(now) } else { self.before_ready.spend(now) }
+    }
+}
+
+/// `N` deaths in a window are free.
+#[derive(Debug)]
+struct Budget<const N: usize> {
+    deaths: [Option<Instant>; N],
+    oldest: usize,
+}
+
+impl<const N: usize> Default for Budget<N> {
+    fn default() -> Budget<N> {
+        Budget { deaths: [None; N], oldest: 0 }
+    }
+}
+
+impl<const N: usize> Budget<N> {
+    fn spend(&mut self, now: Instant) -> Duration {
+        let before = self.deaths[self.oldest].replace(now);
+        self.oldest = (self.oldest + 1) % N;
+        match before {
+            Some(death) if now.duration_since(death) < WINDOW => PAUSE,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// Whether a supervisor hangs. Counts the seconds that the keeper itself saw pass, not the clock's, so that a machine
+/// that was suspended or frozen as a whole does not look like a supervisor that hangs.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    silent: u32,
+    limit_reached: bool,
+}
+
+/// What is to be done about a supervisor that hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Alive,
+    /// It is to end and to leave a core behind.
+    Abort,
+    /// It had a second for that.
+    Kill,
+}
+
+impl Watch {
+    /// It said something. Too late once it has been given up.
+    pub fn heard(&mut self) {
+        self.silent = 0;
+    }
+
+    /// A second went by.
+    pub fn second(&mut self, ready: bool) -> Verdict {
+        self.silent += 1;
+        let limit = if ready { SILENCE } else { SILENCE_BEFORE_READY };
+        match (self.limit_reached, self.silent >= limit) {
+            (true, _) => Verdict::Kill,
+            (false, true) => {
+                self.limit_reached = true;
+                Verdict::Abort
+            }
+            (false, false) => Verdict::Alive,
+        }
+    }
+
+    /// Whether it was given up.
+    pub fn gave_up(&self) -> bool {
+        self.limit_reached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_supervisor_that_was_ready_is_replaced_at_once_up_to_thirty_times_in_ten_seconds() {
+        let start = Instant::now();
+        let mut restarts = Restarts::default();
+        for death in 0..30 {
+            assert_eq!(restarts.pause(true, start + Duration::from_millis(death)), NOW);
+        }
+        assert_eq!(restarts.pause(true, start + Duration::from_millis(9_999)), PAUSE);
+        assert_eq!(restarts.pause(true, start + Duration::from_millis(10_001)), NOW);
+    }
+
+    #[test]
+    fn one_that_dies_before_ready_is_tried_five_times_and_then_once_a_second_for_ever() {
+        let mut now = Instant::now();
+        let mut restarts = Restarts::default();
+        let pauses: Vec<Duration> = (0..1000)
+            .map(|_| {
+                let pause = restarts.pause(false, now);
+                now += pause;
+                pause
+            })
+            .collect();
+        assert_eq!(pauses[..5], [NOW; 5]);
+        assert!(pauses[5..].iter().all(|pause| *pause == PAUSE));
+        assert_eq!(restarts.pause(true, now), NOW, "deaths after READY have a budget of their own");
+    }
+
+    #[test]
+    fn five_silent_seconds_are_a_hang() {
+        let mut watch = Watch::default();
+        for _ in 0..3 {
+            for _ in 0..4 {
+                assert_eq!(watch.second(true), Verdict::Alive);
+            }
+            watch.heard();
+        }
+        let verdicts: Vec<Verdict> = (0..7).map(|_| watch.second(true)).collect();
+        assert_eq!(verdicts[3..], [Verdict::Alive, Verdict::Abort, Verdict::Kill, Verdict::Kill]);
+        assert!(watch.gave_up());
+    }
+
+    #[test]
+    fn a_word_after_the_verdict_does_not_help() {
+        let mut watch = Watch::default();
+        while watch.second(true) != Verdict::Abort {}
+        watch.heard();
+        assert_eq!(watch.second(true), Verdict::Kill);
+    }
+
+    #[test]
+    fn before_it_is_ready_it_has_half_a_minute() {
+        let mut watch = Watch::default();
+        assert_eq!((0..29).find(|_| watch.second(false) != Verdict::Alive), None);
+        assert_eq!(watch.second(false), Verdict::Abort);
+    }
+}

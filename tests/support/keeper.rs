@@ -1,0 +1,409 @@
+//! A keeper to test, and the supervisor that it starts.
+
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use herdwire::keeper::name::{Kind, Name};
+use herdwire::keeper::{self, KeeperOptions, Program};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+/// The longest that anything here may take, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const SOCKET: &str = "test.sock";
+
+/// A keeper with its home.
+pub struct Herd {
+    home: PathBuf,
+    folder: Option<tempfile::TempDir>,
+    keeper: Pid,
+    listener: Option<UnixListener>,
+    ended: mpsc::Receiver<WaitStatus>,
+}
+
+impl Herd {
+    pub fn start(change: impl FnOnce(&mut KeeperOptions)) -> Herd {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+        let mut herd = Herd::start_in(folder.path().to_owned(), change);
+        herd.folder = Some(folder);
+        herd.listener = Some(listener);
+        herd
+    }
+
+    /// Where the keeper and its children may open so few descriptors.
+    pub fn start_with_descriptors(limit: u64) -> Herd {
+        Herd::start(|_| setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap())
+    }
+
+    pub fn start_with_stored(count: u32) -> Herd {
+        let stored: Vec<(Name, OwnedFd)> = (0..count).map(descriptor).collect();
+        Herd::start(|options| options.stored = stored)
+    }
+
+    /// Starts a keeper in a home that exists. `change` runs in the keeper's process.
+    pub fn start_in(home: PathBuf, change: impl FnOnce(&mut KeeperOptions)) -> Herd {
+        // SAFETY: the child runs on with the one thread that forked. It takes no lock that another thread of the test
+        // could have held: the allocator's are made good by the C library, and the keeper uses none of the language's.
+        let keeper = match unsafe { fork() }.unwrap() {
+            ForkResult::Child => be_keeper(&home, change),
+            ForkResult::Parent { child } => child,
+        };
+        let (tell, ended) = mpsc::channel();
+        std::thread::spawn(move || waitpid(keeper, None).map(|status| tell.send(status)));
+        Herd { home, folder: None, keeper, listener: None, ended }
+    }
+
+    /// The supervisor that connects next.
+    pub fn supervisor(&self) -> Supervised {
+        let listener = self.listener.as_ref().unwrap();
+        wait_until(|| {
+            listener.set_nonblocking(true).unwrap();
+            listener.accept().ok()
+        })
+        .map(|(stream, _)| Supervised::greet(stream))
+        .expect("no supervisor connected")
+    }
+
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    pub fn remove_home(&mut self) {
+        self.folder.take().unwrap().close().unwrap();
+    }
+
+    pub fn keeper_pid(&self) -> u32 {
+        self.keeper.as_raw() as u32
+    }
+
+    /// Signals a process of this herd.
+    pub fn kill(&self, pid: u32, signal: Signal) {
+        kill(Pid::from_raw(pid as i32), signal).unwrap();
+    }
+
+    /// Waits for the keeper's end.
+    pub fn exit_code(&self) -> i32 {
+        match self.ended.recv_timeout(LIMIT).expect("the keeper does not end") {
+            WaitStatus::Exited(_, code) => code,
+            other => panic!("the keeper ended by {other:?}"),
+        }
+    }
+
+    pub fn wait_for_log(&self, text: &str) {
+        let log = self.home.join("herdwire.log");
+        let found = wait_until(|| fs::read_to_string(&log).is_ok_and(|log| log.contains(text)).then_some(()));
+        found.unwrap_or_else(|| panic!("no `{text}` in {}", fs::read_to_string(&log).unwrap_or_default()));
+    }
+}
+
+/// A keeper that is still there ends with its home.
+impl Drop for Herd {
+    fn drop(&mut self) {
+        if self.folder.take().is_some() {
+            let _ = self.ended.recv_timeout(LIMIT);
+        }
+    }
+}
+
+/// Looks again and again, which the kernel offers no better way for: files, and processes of others.
+fn wait_until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let found = look();
+        if found.is_some() || Instant::now() > deadline {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether there is such a process, other than as a zombie.
+pub fn alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap().starts_with('Z'))
+}
+
+fn be_keeper(home: &Path, change: impl FnOnce(&mut KeeperOptions)) -> ! {
+    let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        // As bad a start as a careless parent can give.
+        // SAFETY: no handler is installed, only ignored.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).unwrap();
+        let arguments = ["keeper-test", "--exact", "the_supervisor_of_these_tests", "--nocapture", supervisor::MARK];
+        let mut options = KeeperOptions::new(home.to_owned());
+        options.supervisor = Program {
+            path: "/proc/self/exe".into(),
+            arguments: arguments.map(|argument| CString::new(argument).unwrap()).to_vec(),
+        };
+        change(&mut options);
+        keeper::run(options).unwrap()
+    }));
+    // SAFETY: ends the process at once: nothing of the test that it is a fork of is to run here.
+    unsafe { libc::_exit(code.unwrap_or(101)) }
+}
+
+/// A descriptor that shows its number, under a name with that number.
+fn descriptor(number: u32) -> (Name, OwnedFd) {
+    let file = File::from(memfd_create(c"stored", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+    (Name::new(Kind::Pidfd, number, 1), file.into())
+}
+
+fn shows(descriptor: &OwnedFd) -> u32 {
+    let mut number = [0; 4];
+    File::from(descriptor.try_clone().unwrap()).read_exact_at(&mut number, 0).unwrap();
+    u32::from_le_bytes(number)
+}
+
+/// The test's side of one supervisor.
+pub struct Supervised {
+    stream: BufReader<UnixStream>,
+    greeting: String,
+}
+
+impl Supervised {
+    fn greet(stream: UnixStream) -> Supervised {
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut supervised = Supervised { stream: BufReader::new(stream), greeting: String::new() };
+        supervised.greeting = supervised.answer();
+        supervised
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.told("pid").parse().unwrap()
+    }
+
+    /// What it found when it started.
+    pub fn told(&self, what: &str) -> &str {
+        let mut parts = self.greeting.split(';').filter_map(|part| part.split_once('='));
+        parts.find(|(name, _)| *name == what).unwrap_or_else(|| panic!("no {what} in {}", self.greeting)).1
+    }
+
+    /// Gives a command that is not answered.
+    pub fn say(&mut self, command: &str) {
+        writeln!(self.stream.get_mut(), "{command}").unwrap();
+    }
+
+    /// Gives a command; the answer.
+    pub fn tell(&mut self, command: &str) -> String {
+        self.say(command);
+        self.answer()
+    }
+
+    pub fn ask_pid(&mut self, command: &str) -> u32 {
+        self.tell(command).parse().unwrap()
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        assert!(line.ends_with('\n'), "the supervisor is gone");
+        line.trim_end().to_owned()
+    }
+}
+
+/// The supervisor's process.
+pub mod supervisor {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use herdwire::keeper::client::{Exit, FromKeeper, Inheritance, KeeperLink};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    /// The argument by which the process knows that it is a supervisor.
+    pub const MARK: &str = "a-keeper-started-this";
+
+    pub fn main() -> ! {
+        let open = open_descriptors();
+        let mut link = KeeperLink::adopt_inherited().unwrap();
+        let mut inheritance = link.inheritance(LIMIT).unwrap();
+        let stream = UnixStream::connect(Path::new(&std::env::var("HERDWIRE_HOME").unwrap()).join(SOCKET)).unwrap();
+        let mut commands = BufReader::new(stream);
+        writeln!(commands.get_mut(), "{}", greeting(&inheritance, &open)).unwrap();
+        let silent = say_alive(&link);
+        loop {
+            let mut line = String::new();
+            match commands.read_line(&mut line) {
+                // The test is over. Its home is going and so is the keeper; a real one would end its instances.
+                Ok(0) | Err(_) => wait_for_the_end(&mut link),
+                Ok(_) => {}
+            }
+            let answer = obey(&mut link, line.trim_end(), &mut inheritance.exits, &silent);
+            writeln!(commands.get_mut(), "{answer}").unwrap();
+        }
+    }
+
+    fn wait_for_the_end(link: &mut KeeperLink) -> ! {
+        while !matches!(news(link), FromKeeper::Stop | FromKeeper::Gone) {}
+        // The keeper may be gone already, and nothing is left to be done then.
+        let _ = link.goodbye(0);
+        std::process::exit(0)
+    }
+
+    fn say_alive(link: &KeeperLink) -> Arc<AtomicBool> {
+        let silent = Arc::new(AtomicBool::new(false));
+        let (sender, told) = (link.sender(), Arc::clone(&silent));
+        std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) && sender.alive().is_ok() {
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        silent
+    }
+
+    fn obey(link: &mut KeeperLink, command: &str, inherited: &mut Vec<Exit>, silent: &AtomicBool) -> String {
+        let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+        let number = || rest.parse::<u32>().unwrap();
+        match verb {
+            "ready" => link.ready().unwrap(),
+            "store" => store(link, number()),
+            "store-and-die" => {
+                store(link, number());
+                kill(Pid::this(), Signal::SIGKILL).unwrap();
+            }
+            "forget" => link.forget(Name::new(Kind::Pidfd, number(), 1)).unwrap(),
+            "acknowledge" => link.acknowledge(number().into()).unwrap(),
+            "silence" => silent.store(true, Ordering::Relaxed),
+            "spawn" => return spawn(rest),
+            "litter" => (0..number()).for_each(|_| assert!(clone_sibling(|| 1) > 0)),
+            "take-exits" => return take_exits(link, inherited, number().into()),
+            "exit" => return text(next_exit(link, inherited)),
+            "news" => return text_of_news(news(link)),
+            "goodbye" => {
+                link.goodbye(rest.parse().unwrap()).unwrap();
+                std::process::exit(0);
+            }
+            other => panic!("what is `{other}`?"),
+        }
+        "done".into()
+    }
+
+    fn store(link: &KeeperLink, count: u32) {
+        for (name, descriptor) in (0..count).map(descriptor) {
+            link.store(name, descriptor.as_fd()).unwrap();
+        }
+    }
+
+    /// Starts a child of the keeper, as instances are, that runs `script`; its pid.
+    fn spawn(script: &str) -> String {
+        let script = CString::new(script).unwrap();
+        let arguments = [c"sh", c"-c", &script].map(CStr::as_ptr);
+        let arguments = [&arguments[..], &[std::ptr::null()]].concat();
+        // SAFETY: called in the child of a clone: one system call, on what was made before.
+        let run = || unsafe { libc::execv(c"/bin/sh".as_ptr(), arguments.as_ptr()) };
+        clone_sibling(run).to_string()
+    }
+
+    fn clone_sibling(child: impl FnOnce() -> i32) -> libc::c_long {
+        // SAFETY: like fork, and the child makes system calls only.
+        match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) } {
+            0 => {
+                let code = child();
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(code) }
+            }
+            pid => pid,
+        }
+    }
+
+    fn take_exits(link: &mut KeeperLink, inherited: &mut Vec<Exit>, count: u64) -> String {
+        let mut first = None;
+        let mut last = 0;
+        while last < count {
+            let exit = next_exit(link, inherited);
+            assert!(first.is_none() || exit.sequence == last + 1, "{} after {last}", exit.sequence);
+            first.get_or_insert(exit.sequence);
+            last = exit.sequence;
+            link.acknowledge(last).unwrap();
+        }
+        format!("{} to {last}", first.unwrap())
+    }
+
+    /// The next exit: of those that were inherited first.
+    fn next_exit(link: &mut KeeperLink, inherited: &mut Vec<Exit>) -> Exit {
+        if !inherited.is_empty() {
+            return inherited.remove(0);
+        }
+        loop {
+            if let FromKeeper::Exit(exit) = news(link) {
+                return exit;
+            }
+        }
+    }
+
+    fn news(link: &mut KeeperLink) -> FromKeeper {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(news) = link.try_receive().unwrap() {
+                return news;
+            }
+            assert!(Instant::now() < deadline, "no news");
+            poll(&mut [PollFd::new(link.as_fd(), PollFlags::POLLIN)], PollTimeout::from(1000_u16)).unwrap();
+        }
+    }
+
+    fn text_of_news(news: FromKeeper) -> String {
+        match news {
+            FromKeeper::Exit(exit) => text(exit),
+            FromKeeper::StoreRefused(name) => format!("StoreRefused {name}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn text(exit: Exit) -> String {
+        assert_ne!(exit.pidfd_inode, 0, "this kernel has pidfs");
+        format!("{} {} {:?}", exit.sequence, exit.pid, exit.status)
+    }
+
+    fn greeting(inheritance: &Inheritance, open: &str) -> String {
+        let mixed_up = inheritance.descriptors.iter().filter(|(name, file)| name.owner != shows(file)).count();
+        let exits: Vec<String> = inheritance.exits.iter().take(100).map(|exit| text(*exit)).collect();
+        format!(
+            "pid={};epoch={};reason={:?};foreground={};keeper={};store_limit={};descriptors={};mixed_up={mixed_up};exits={};\
+             home={};open={open};blocked={};ignored={}",
+            std::process::id(),
+            inheritance.epoch,
+            inheritance.reason,
+            inheritance.foreground,
+            inheritance.keeper_pid,
+            inheritance.store_limit,
+            inheritance.descriptors.len(),
+            exits.join(","),
+            std::env::var("HERDWIRE_HOME").unwrap(),
+            status_line("SigBlk"),
+            status_line("SigIgn"),
+        )
+    }
+
+    fn status_line(name: &str) -> String {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap();
+        line.to_owned()
+    }
+
+    fn open_descriptors() -> String {
+        let list: io::Result<Vec<_>> = fs::read_dir("/proc/self/fd").unwrap().collect();
+        let names = list.unwrap().into_iter().map(|entry| entry.file_name().into_string().unwrap());
+        let mut numbers: Vec<u32> = names.map(|name| name.parse().unwrap()).collect();
+        numbers.sort_unstable();
+        // The last one is the folder that was just read.
+        numbers.pop();
+        numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+    }
+}
