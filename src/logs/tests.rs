@@ -124,13 +124,13 @@ fn pump_that_will_be_killed() {
 
 #[test]
 fn no_line_is_lost_or_torn_when_pumps_are_killed_and_succeeded() {
-    const LINES: u32 = 400_000;
+    const LINES: u32 = 4_000_000;
     let mut bench = bench();
     let (read, write) = pipe();
     let path = bench.file("out.log");
     let mut child = counting(LINES, write);
     let mut killed_at_work = 0;
-    for _ in 0..8 {
+    for _ in 0..20 {
         let before = fs::metadata(&path).map_or(0, |file| file.len());
         let mut pump = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "logs::tests::pump_that_will_be_killed", "--ignored"])
@@ -150,7 +150,7 @@ fn no_line_is_lost_or_torn_when_pumps_are_killed_and_succeeded() {
     bench.closed();
     assert!(child.wait().unwrap().success());
     assert_counted(&path, LINES);
-    assert!(killed_at_work > 0, "too fast to be a test");
+    assert!(killed_at_work > 2, "too fast to be a test: {killed_at_work}");
 }
 
 #[test]

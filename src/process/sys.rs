@@ -65,8 +65,7 @@ pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Closes every descriptor from `first` upwards, except those this process opened close-on-exec: they are marked, and
-/// go at the exec that follows.
+/// Marks every descriptor from `first` upwards, so that the exec that follows closes it. Needs Linux 5.11.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: takes numbers only, and closes nothing in this process.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;

@@ -295,7 +295,7 @@ fn many_threads_may_spawn_at_once() {
 
 #[test]
 fn a_signal_goes_to_the_process_and_a_group_signal_to_its_children() {
-    let app = shell("trap 'echo heard' USR1; sleep 1000 & echo $!; wait; wait");
+    let app = shell("trap 'echo heard' USR1; sleep 60 & echo $!; wait; wait");
     let Spawned { pidfd, out, go, .. } = app.spawn();
     go.release().unwrap();
     let child: u32 = read_line(&out).parse().unwrap();
@@ -309,7 +309,7 @@ fn a_signal_goes_to_the_process_and_a_group_signal_to_its_children() {
 
 #[test]
 fn a_group_is_reached_after_its_leader_has_been_reaped() {
-    let Spawned { pidfd, out, go, .. } = shell("sleep 1000 & echo $!").spawn();
+    let Spawned { pidfd, out, go, .. } = shell("sleep 60 & echo $!").spawn();
     go.release().unwrap();
     let child: u32 = read_line(&out).parse().unwrap();
     end_of(&pidfd);
@@ -335,7 +335,7 @@ fn a_pidfd_names_one_process_for_ever() {
 }
 
 /// An app that leaves its session by `setsid` and loses its parents, and says who it is.
-const RUNAWAY: &str = "setsid sh -c 'sleep 1000 & echo $!' & wait; exec sleep 1000";
+const RUNAWAY: &str = "setsid sh -c 'sleep 60 & echo $!' & wait; exec sleep 60";
 
 #[test]
 fn a_sweep_finds_what_left_the_session_by_the_variables_it_was_started_with() {
@@ -354,7 +354,7 @@ fn a_sweep_finds_what_left_the_session_by_the_variables_it_was_started_with() {
 
 #[test]
 fn a_sweep_without_marks_takes_sessions_of_descendants_whose_parents_live() {
-    let Spawned { pid, pidfd, out, go, .. } = shell("setsid sh -c 'echo $$; sleep 1000' & exec sleep 1000").spawn();
+    let Spawned { pid, pidfd, out, go, .. } = shell("setsid sh -c 'echo $$; sleep 60' & exec sleep 60").spawn();
     go.release().unwrap();
     let other: u32 = read_line(&out).parse().unwrap();
     let swept = sweep_descendants(&pidfd, pid, &[], SOON);
@@ -366,16 +366,13 @@ fn a_sweep_without_marks_takes_sessions_of_descendants_whose_parents_live() {
 #[test]
 fn a_sweep_ends_a_family_that_grows_while_it_looks() {
     // Each generation starts its successors in sessions of their own, up to a bound that protects the machine.
-    let grow =
-        "f() { [ $1 -gt 0 ] && for i in 1 2 3; do setsid sh -c \"$F\" sh $(($1 - 1)) & done; sleep 1000; }; f $1";
+    let grow = "f() { [ $1 -gt 0 ] && for i in 1 2 3; do setsid sh -c \"$F\" sh $(($1 - 1)) & done; sleep 60; }; f $1";
     let mut app = shell("sh -c \"$F\" sh 4 & echo started; wait");
-    let mark = format!("SWEEP_TEST={}-{}", std::process::id(), line!());
     app.env.push(("F".to_owned(), grow.to_owned()));
-    app.env.push(("SWEEP_TEST".to_owned(), mark.split_once('=').unwrap().1.to_owned()));
     let Spawned { pid, pidfd, out, go, .. } = app.spawn();
     go.release().unwrap();
     assert_eq!(read_line(&out), "started");
-    let swept = sweep_descendants(&pidfd, pid, &[mark], SOON);
+    let swept = sweep_descendants(&pidfd, pid, &[], SOON);
     assert!(swept.clean, "{swept:?}");
     // Nobody holds the pipe any more: nothing is left.
     read_all(&out);
@@ -384,7 +381,7 @@ fn a_sweep_ends_a_family_that_grows_while_it_looks() {
 
 #[test]
 fn a_sweep_spares_strangers() {
-    let stranger = shell("exec sleep 1000").spawn();
+    let stranger = shell("exec sleep 60").spawn();
     stranger.go.release().unwrap();
     let Spawned { pid, pidfd, go, .. } = shell("exit").spawn();
     go.release().unwrap();
