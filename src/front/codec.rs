@@ -313,3 +313,6 @@ fn close_event(payload: &[u8]) -> Result<Event, Violation> {
     }
 }
 
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

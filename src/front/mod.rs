@@ -32,6 +32,8 @@ mod sessions;
 mod token;
 mod writer;
 
+#[cfg(test)]
+mod tests;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
