@@ -312,3 +312,7 @@ fn close_event(payload: &[u8]) -> Result<Event, Violation> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

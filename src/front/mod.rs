@@ -32,6 +32,9 @@ mod sessions;
 mod token;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
