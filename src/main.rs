@@ -7,13 +7,16 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use herdwire::cli::{self, Foreground, Outcome};
+use herdwire::config::home::Home;
+use herdwire::keeper::name::{Kind, Name};
+use herdwire::keeper::{self, KeeperOptions};
 
 fn main() -> ExitCode {
     let role = std::env::args_os().nth(1);
     match role.as_deref().and_then(OsStr::to_str) {
         Some("__keeper") => role_keeper(),
-        Some("__supervisor") => role_supervisor(),
-        Some("__stage") => role_stage(),
+        Some("__supervisor") => herdwire::supervisor::main(),
+        Some("__stage") => herdwire::process::stage::main(std::env::args_os().skip(2)),
         _ => match cli::main() {
             Outcome::Exit(code) => code,
             Outcome::Foreground(foreground) => role_keeper_foreground(foreground),
@@ -23,26 +26,30 @@ fn main() -> ExitCode {
 
 /// The keeper, started by a command line: detaches, takes the home's lock, starts the supervisor.
 fn role_keeper() -> ExitCode {
-    not_in_this_build("keeper")
+    match Home::from_environment() {
+        Ok(home) => keep(KeeperOptions::new(home.path().to_owned())),
+        Err(error) => unusable(&error),
+    }
 }
 
 /// The keeper in the foreground, for `herdwire run`: keeps its stdio and hands the request to the supervisor.
-fn role_keeper_foreground(foreground: Foreground) -> ExitCode {
-    drop(foreground);
-    not_in_this_build("keeper")
+fn role_keeper_foreground(Foreground { home, request }: Foreground) -> ExitCode {
+    let stored = vec![(Name::new(Kind::Run, 0, 0), request)];
+    keep(KeeperOptions { foreground: true, stored, ..KeeperOptions::new(home.path().to_owned()) })
 }
 
-/// The supervisor, started by the keeper with their socket as descriptor 3.
-fn role_supervisor() -> ExitCode {
-    not_in_this_build("supervisor")
+fn keep(options: KeeperOptions) -> ExitCode {
+    match keeper::run(options) {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => unusable(&error),
+    }
 }
 
-/// The trampoline that becomes an instance.
-fn role_stage() -> ExitCode {
-    not_in_this_build("stage")
-}
-
-fn not_in_this_build(role: &str) -> ExitCode {
-    eprintln!("error: this build of herdwire has no {role}");
-    ExitCode::from(70)
+/// A role that cannot begin. Its stderr is the home's log, or the terminal in the foreground.
+fn unusable(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    if let Some(cause) = error.source() {
+        eprintln!("cause: {cause}");
+    }
+    ExitCode::FAILURE
 }
