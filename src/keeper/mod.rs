@@ -21,11 +21,13 @@
 pub mod client;
 mod exits;
 mod home;
+mod launch;
 mod log;
 pub mod name;
 pub mod protocol;
 mod rules;
 mod run;
+mod signals;
 mod store;
 mod sweep;
 mod sys;
