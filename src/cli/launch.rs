@@ -69,11 +69,18 @@ impl LaunchError {
     }
 }
 
-/// Starts a keeper and returns the first connection that `connect` gets.
-pub fn launch<C>(home: &Home, connect: impl Fn() -> Result<Option<C>, ClientError>) -> Result<C, ClientError> {
+/// Starts a keeper with `spawn` and returns the first connection that `connect` gets.
+///
+/// # Errors
+/// The home cannot be used, the keeper ends, or nobody answers in time.
+pub fn launch<C>(
+    home: &Home,
+    spawn: impl Fn() -> io::Result<Child>,
+    connect: impl Fn() -> Result<Option<C>, ClientError>,
+) -> Result<C, ClientError> {
     home.create().map_err(LaunchError::from)?;
     let until = Instant::now() + LAUNCH_LIMIT;
-    let mut keeper = Some(spawn_keeper(home).map_err(LaunchError::Spawn)?);
+    let mut keeper = Some(spawn().map_err(LaunchError::Spawn)?);
     let mut spawned_at = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
@@ -85,7 +92,7 @@ pub fn launch<C>(home: &Home, connect: impl Fn() -> Result<Option<C>, ClientErro
             Some(Ok(Some(status))) => return Err(LaunchError::Ended { status, log: log_says(home) }.into()),
             Some(Ok(None) | Err(_)) => {}
             None if spawned_at.elapsed() >= RETRY_AFTER => {
-                keeper = Some(spawn_keeper(home).map_err(LaunchError::Spawn)?);
+                keeper = Some(spawn().map_err(LaunchError::Spawn)?);
                 spawned_at = Instant::now();
             }
             None => {}
@@ -99,7 +106,7 @@ pub fn launch<C>(home: &Home, connect: impl Fn() -> Result<Option<C>, ClientErro
 }
 
 /// The keeper: this binary in its other role, with nothing of the terminal or the pipes that we hang on.
-fn spawn_keeper(home: &Home) -> io::Result<Child> {
+pub fn spawn_keeper(home: &Home) -> io::Result<Child> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(home.own_log())?;
     let (env, _) = environment::inherited(std::env::vars_os());
     // By link, not by name: the file may have been replaced or removed since we were started.
@@ -120,4 +127,50 @@ fn log_says(home: &Home) -> Option<LogSays> {
     let lines = log_files::tail(&home.own_log(), LOG_LINES).ok().filter(|lines| !lines.is_empty())?;
     let lines: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
     Some(LogSays(lines.join(" / ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        (folder, home)
+    }
+
+    fn ends_with(code: i32) -> io::Result<Child> {
+        Command::new("/bin/sh").args(["-c", &format!("exit {code}")]).spawn()
+    }
+
+    #[test]
+    fn a_command_line_whose_keeper_came_too_late_goes_on_with_the_other() {
+        let (_folder, home) = home();
+        let (keepers, asked) = (Cell::new(0), Cell::new(0));
+        let spawn = || {
+            keepers.set(keepers.get() + 1);
+            ends_with(LOCK_TAKEN)
+        };
+        // The keeper that holds the home is on its way out: only our second one could get it.
+        let connect = || {
+            asked.set(asked.get() + 1);
+            Ok((keepers.get() == 2).then_some("connection"))
+        };
+        assert_eq!(launch(&home, spawn, connect).unwrap(), "connection");
+        assert!(asked.get() > 2);
+    }
+
+    #[test]
+    fn a_keeper_that_fails_is_reported_with_what_its_log_says() {
+        let (_folder, home) = home();
+        let spawn = || {
+            std::fs::write(home.own_log(), "earlier\ncannot fork\n")?;
+            ends_with(3)
+        };
+        let error = launch::<()>(&home, spawn, || Ok(None)).unwrap_err();
+        let report = super::super::error::CliError::from(error).report();
+        assert_eq!(report, "error: the keeper ended at once (exit status: 3)\ncause: earlier / cannot fork\n");
+    }
 }
