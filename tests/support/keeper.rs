@@ -99,6 +99,16 @@ impl Herd {
         fs::read_dir(format!("/proc/{}/fd", self.keeper)).unwrap().count()
     }
 
+    /// Waits until so many children of the keeper have ended and were not reaped.
+    pub fn wait_for_zombies(&self, count: usize) {
+        let zombie = format!("Z {} ", self.keeper);
+        let is_ours = |stat: &String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(&zombie));
+        let stat = |entry: io::Result<fs::DirEntry>| fs::read_to_string(entry.ok()?.path().join("stat")).ok();
+        let zombies = || fs::read_dir("/proc").unwrap().filter_map(stat).filter(is_ours).count();
+        let found = wait_until(|| (zombies() == count).then_some(()));
+        found.unwrap_or_else(|| panic!("{} zombies, not {count}", zombies()));
+    }
+
     /// Waits for the keeper's end.
     pub fn exit_code(&self) -> i32 {
         match self.ended.recv_timeout(LIMIT).expect("the keeper does not end") {
