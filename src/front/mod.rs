@@ -48,7 +48,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::spec::{FrontSettings, Handshake, PathSettings};
 use crate::relay::{Message, NodeId, Origin, SessionId, Topic};
-use crate::supervisor::snapshot::FrontView;
+use crate::snapshot::FrontView;
 
 pub use error::FrontError;
 use files::Files;
