@@ -1,0 +1,3 @@
+//! The accounts that the flood's workers keep, as their readers need them.
+
+#![deny(unsafe_code)]
