@@ -49,7 +49,7 @@ impl Stand {
     /// `herdwire` is not built, or there is no room for a folder.
     pub fn new() -> anyhow::Result<Stand> {
         let program = place::built("herdwire")?;
-        let folder = tempfile::Builder::new().prefix("hw-").tempdir().context("cannot make a folder")?;
+        let folder = tempfile::Builder::new().prefix("soak-").tempdir().context("cannot make a folder")?;
         let guard = Guard::over(folder.path())?;
         fs::create_dir(folder.path().join("home"))?;
         fs::create_dir(folder.path().join("work"))?;
@@ -126,23 +126,21 @@ impl Stand {
         Ok(String::from_utf8_lossy(&fs::read(self.home().join("herdwire.log"))?).into_owned())
     }
 
-    /// Ends everything; says what did not go as it should.
+    /// Ends everything. With `keep` the folder stays for whoever wants to see what happened, and is named.
     ///
     /// # Errors
-    /// `herdwire kill` fails, or something is left.
-    pub fn end(mut self) -> anyhow::Result<()> {
-        let result = self.herdwire(["kill"]).map(drop);
-        if result.is_ok() {
+    /// `herdwire kill` fails.
+    pub fn finish(mut self, keep: bool) -> anyhow::Result<()> {
+        if keep {
+            self.guard.dismiss();
+            self.folder.disable_cleanup(true);
+            eprintln!("kept: {}", self.folder.path().display());
+        }
+        if self.keeper.is_some() {
+            self.herdwire(["kill"])?;
             self.keeper = None;
         }
-        result
-    }
-
-    /// Keeps the folder for whoever wants to see what happened, and says where it is.
-    pub fn keep(mut self) -> PathBuf {
-        self.guard.dismiss();
-        self.folder.disable_cleanup(true);
-        self.folder.path().to_path_buf()
+        Ok(())
     }
 }
 

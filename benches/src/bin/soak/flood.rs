@@ -52,20 +52,11 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<String>> {
     ensure!((2..=PUBLISHERS).contains(&options.workers), "--workers: 2 to {PUBLISHERS}");
     let mut stand = Stand::new()?;
     let outcome = flood(options, &mut stand);
-    let ended = finish(stand, keep);
+    let ended = stand.finish(keep);
     let outcome = outcome?;
     ended?;
     outcome.print(options);
     Ok(outcome.promises(options))
-}
-
-fn finish(stand: Stand, keep: bool) -> anyhow::Result<()> {
-    if !keep {
-        return stand.end();
-    }
-    stand.herdwire(["kill"])?;
-    eprintln!("kept: {}", stand.keep().display());
-    Ok(())
 }
 
 struct Outcome {

@@ -5,7 +5,9 @@
 
 #![deny(unsafe_code)]
 
+mod exits;
 mod flood;
+mod lines;
 mod promise;
 mod random;
 mod supervisor;
