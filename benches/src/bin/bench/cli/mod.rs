@@ -1,0 +1,6 @@
+use clap::Args;
+#[derive(Args)]
+pub struct Options {}
+pub fn run(_: &Options) -> anyhow::Result<()> {
+    anyhow::bail!("not yet")
+}
