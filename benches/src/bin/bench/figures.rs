@@ -18,22 +18,21 @@ impl Figures {
         self.samples.entry(metric.to_owned()).or_default().push(value);
     }
 
-    /// The median of a metric; `None` when it was not measured.
-    pub fn median(&self, metric: &str) -> Option<f64> {
-        Some(median(self.samples.get(metric)?.clone()))
-    }
-
     /// The median of `of` divided by `by`, round by round; `None` when one of them was not measured in every round.
     pub fn ratio(&self, of: &str, by: &str) -> Option<f64> {
         let (of, by) = (self.samples.get(of)?, self.samples.get(by)?);
         (of.len() == by.len()).then(|| median(of.iter().zip(by).map(|(of, by)| of / by).collect()))
     }
 
+    /// The names of all metrics, in order.
+    pub fn metrics(&self) -> impl Iterator<Item = String> {
+        self.order.iter().map(|(metric, _)| metric.clone())
+    }
+
     /// Prints all metrics.
     pub fn print(&self) {
         for (metric, unit) in &self.order {
-            let value = self.median(metric).expect("every metric in `order` has a sample");
-            println!("{metric}: {} {unit}", rounded(value));
+            println!("{metric}: {} {unit}", rounded(median(self.samples[metric].clone())));
         }
     }
 
@@ -78,7 +77,6 @@ mod tests {
             figures.add("peer", "us", peer);
         }
         assert_eq!(figures.ratio("ours", "peer"), Some(10.0));
-        assert_eq!(figures.median("ours"), Some(60.0));
         assert_eq!(figures.ratio("ours", "missing"), None);
     }
 
