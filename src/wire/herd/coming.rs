@@ -1,0 +1,132 @@
+//! Somebody comes: a slot, an outbox, and the introduction to everybody else.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use herdwire_ipc::directory::SlotState;
+use herdwire_ipc::link::{ToInstance, Welcome};
+use herdwire_ipc::{SUPERVISOR, Slot, layout, memory};
+
+use super::{Herd, HerdError, Links, keep, new_outbox, tell};
+use crate::wire::barrier::Then;
+use crate::wire::link::Key;
+use crate::wire::member::{Retired, Seat, Standing};
+use crate::wire::{Member, Surroundings};
+
+impl Herd {
+    /// A process says hello: gives it its slot, or the one that its predecessor left.
+    pub(in crate::wire) fn welcome(
+        &mut self,
+        member: &Member,
+        request: u64,
+        links: &mut Links,
+        around: &Surroundings,
+    ) -> Result<(), HerdError> {
+        let key = Key { instance: member.instance, incarnation: member.incarnation };
+        let slot = match self.seat_of(member.instance) {
+            Some(seat) if seat.key() == key && seat.standing == Standing::Joining => {
+                // Asked again because a supervisor died in between: the same answer.
+                self.send_welcome(seat.slot, member, request, links);
+                return Ok(());
+            }
+            Some(seat) if seat.key() == key && seat.standing == Standing::Running => return Ok(()),
+            Some(seat) => seat.slot,
+            None => self.free_slot().ok_or(HerdError::Full)?,
+        };
+        let outbox = new_outbox(self.id, slot, member.incarnation, member.spec.ring_bytes)?;
+        keep(around, self.id, slot, &outbox);
+        let base = self.next_base(slot, member.spec.ring_bytes);
+        let end = self.end_of(slot);
+        match self.seats.get_mut(&slot) {
+            Some(seat) => {
+                let old = std::mem::replace(&mut seat.outbox, outbox);
+                seat.retired.push(Retired { outbox: old, end });
+                seat.standing = Standing::Joining;
+                seat.base = base;
+                seat.instance = member.instance;
+            }
+            None => {
+                let (instance, retired) = (member.instance, Vec::new());
+                let seat = Seat { slot, instance, standing: Standing::Joining, outbox, retired, base };
+                self.seats.insert(slot, seat);
+            }
+        }
+        self.retire(slot, around);
+        self.directory.set_slot(slot, SlotState::Joining, member.incarnation, Some(member.instance));
+        self.directory.bump();
+        self.send_welcome(slot, member, request, links);
+        Ok(())
+    }
+
+    fn send_welcome(&self, slot: Slot, member: &Member, request: u64, links: &mut Links) {
+        let seat = &self.seats[&slot];
+        let predecessor = seat.retired.last().map(|retired| &retired.outbox);
+        let welcome = Welcome {
+            layout: layout::LAYOUT_VERSIONS.1,
+            herd: u64::from(self.id),
+            herd_name: self.name.to_string(),
+            app: member.app.to_string(),
+            index: member.index,
+            instance: member.instance,
+            slot,
+            incarnation: member.incarnation,
+            ring_bytes: member.spec.ring_bytes,
+            base: seat.base,
+            successor: predecessor.is_some(),
+            stall_timeout_ms: member.spec.stall_timeout.as_millis() as u64,
+            max_message: member.spec.max_message,
+        };
+        let mut descriptors = vec![&seat.outbox.memory, &seat.outbox.bell, &self.directory_memory];
+        descriptors.extend(predecessor.map(|outbox| &outbox.memory));
+        tell(links, seat.key(), request, &ToInstance::Welcome(welcome), &descriptors);
+    }
+
+    /// A newcomer has mapped its outbox: seals it and makes it known.
+    pub(in crate::wire) fn mapped(&mut self, key: Key, links: &mut Links) -> io::Result<()> {
+        let Some(slot) = self.slot_of(key) else { return Ok(()) };
+        let seat = &self.seats[&slot];
+        if seat.standing == Standing::Down {
+            return Ok(());
+        }
+        memory::seal(seat.outbox.memory.as_fd())?;
+        memory::verify(seat.outbox.memory.as_fd(), seat.outbox.ring_bytes).map_err(io::Error::other)?;
+        let outbox = seat.outbox.clone();
+        self.map(slot, &outbox, false);
+        self.seats.get_mut(&slot).expect("looked up above").standing = Standing::Running;
+        self.directory.set_slot(slot, SlotState::Running, key.incarnation, Some(key.instance));
+        let version = self.directory.bump();
+        let peer = ToInstance::Peer { slot, incarnation: key.incarnation, retired: false };
+        for other in self.running().filter(|other| *other != key) {
+            tell(links, other, 0, &peer, &[&outbox.memory, &outbox.bell]);
+        }
+        self.introduce_all_to(key, links);
+        self.look_again(version, Then::Joined(key), links);
+        Ok(())
+    }
+
+    /// Tells one participant of all others, the dead with unread records first.
+    fn introduce_all_to(&self, key: Key, links: &mut Links) {
+        let own = ToInstance::Peer { slot: SUPERVISOR, incarnation: self.own.incarnation, retired: false };
+        tell(links, key, 0, &own, &[&self.own.memory, &self.own.bell]);
+        for seat in self.seats.values().filter(|seat| seat.instance != key.instance) {
+            for Retired { outbox, .. } in &seat.retired {
+                let peer = ToInstance::Peer { slot: seat.slot, incarnation: outbox.incarnation, retired: true };
+                tell(links, key, 0, &peer, &[&outbox.memory, &outbox.bell]);
+            }
+            if seat.standing != Standing::Joining {
+                let retired = seat.standing == Standing::Down;
+                let peer = ToInstance::Peer { slot: seat.slot, incarnation: seat.outbox.incarnation, retired };
+                tell(links, key, 0, &peer, &[&seat.outbox.memory, &seat.outbox.bell]);
+            }
+        }
+    }
+
+    /// After a supervisor's death: tells one participant who serves it now, and all that it may have missed.
+    pub(in crate::wire) fn renew(&mut self, key: Key, links: &mut Links) {
+        tell(links, key, 0, &ToInstance::Renewed, &[&self.directory_memory]);
+        if self.slot_of(key).is_some() {
+            self.introduce_all_to(key, links);
+            tell(links, key, 0, &ToInstance::LookAgain { version: self.directory.version() }, &[]);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Somebody goes: its slot stays for a successor, its last records for those who have not read them.
+
+use herdwire_ipc::directory::SlotState;
+use herdwire_ipc::link::ToInstance;
+use herdwire_ipc::{ChannelId, SUPERVISOR, Slot};
+
+use super::{Herd, Links, forget, tell};
+use crate::wire::Surroundings;
+use crate::wire::link::Key;
+use crate::wire::member::{NOBODY, RETIRED, Seat, Standing};
+
+impl Herd {
+    /// A process is gone. Its slot stays for its successor; what it committed is read to the end.
+    pub(in crate::wire) fn down(&mut self, key: Key, links: &mut Links) {
+        let Some(slot) = self.slot_of(key) else { return };
+        let seat = self.seats.get_mut(&slot).expect("its slot was just found");
+        if seat.standing == Standing::Down {
+            return;
+        }
+        seat.standing = Standing::Down;
+        self.directory.set_slot(slot, SlotState::Down, key.incarnation, Some(key.instance));
+        self.part(slot, key, links);
+    }
+
+    /// An instance is deleted. The slot is free; the last outbox is kept, so that positions go on from there.
+    pub(in crate::wire) fn forget(&mut self, instance: u32, links: &mut Links) {
+        let Some((slot, key)) = self.seat_of(instance).map(|seat| (seat.slot, seat.key())) else { return };
+        let channels: Vec<ChannelId> = self.directory.channels().map(|(id, _)| id).collect();
+        for channel in channels {
+            self.directory.set_subscribed(channel, slot, false);
+        }
+        let seat = self.seats.get_mut(&slot).expect("its seat was just found");
+        seat.standing = Standing::Down;
+        seat.instance = NOBODY;
+        self.directory.set_slot(slot, SlotState::Free, key.incarnation, None);
+        self.part(slot, key, links);
+    }
+
+    fn part(&mut self, slot: Slot, key: Key, links: &mut Links) {
+        self.remember_counters(slot);
+        let version = self.directory.bump();
+        self.control.gone(slot, key.incarnation);
+        for barrier in &mut self.barriers {
+            barrier.gone(slot);
+        }
+        for other in self.running() {
+            tell(links, other, 0, &ToInstance::Gone { slot, incarnation: key.incarnation }, &[]);
+            tell(links, other, 0, &ToInstance::LookAgain { version }, &[]);
+        }
+        self.settle(links);
+    }
+
+    /// Lets go of dead outboxes: those that every participant has read to the end, and the oldest beyond the limit.
+    pub(in crate::wire) fn retire(&mut self, slot: Slot, around: &Surroundings) {
+        // Whoever is away has a successor to come, which goes on where its predecessor stopped.
+        let is_away = |seat: &Seat| seat.instance != NOBODY && !seat.is_running();
+        let somebody_is_away = self.seats.values().any(|seat| seat.slot != slot && is_away(seat));
+        let readers = self.seats.values().filter(|seat| seat.slot != slot && seat.is_running()).map(|seat| seat.slot);
+        let cursors = readers.chain([SUPERVISOR]).filter_map(|reader| self.control.cursor(reader, slot));
+        let slowest = cursors.min().unwrap_or(u64::MAX);
+        let Some(seat) = self.seats.get_mut(&slot) else { return };
+        // A newcomer that has yet to map its outbox starts from its predecessor's cursors.
+        let needed = usize::from(seat.standing == Standing::Joining);
+        while seat.retired.len() > needed {
+            let is_read = !somebody_is_away && slowest >= seat.retired[0].end;
+            if !is_read && seat.retired.len() <= RETIRED {
+                return;
+            }
+            let oldest = seat.retired.remove(0);
+            forget(around, self.id, slot, oldest.outbox.incarnation);
+        }
+    }
+}
