@@ -55,12 +55,15 @@ fn what_is_stored_survives_the_supervisor_and_what_is_forgotten_does_not() {
 #[test]
 fn what_a_supervisor_stores_with_its_last_breath_counts() {
     let herd = Herd::start(|_| {});
+    let mut open = Vec::new();
     for round in 1..=20 {
         let mut supervisor = herd.supervisor();
         assert_eq!(supervisor.told("descriptors"), if round == 1 { "0" } else { "50" });
+        open.push(herd.open_descriptors());
         supervisor.tell("ready");
         supervisor.say("store-and-die 50");
     }
+    assert!(open[1..].iter().all(|count| *count == open[0] + 50), "the keeper loses descriptors: {open:?}");
 }
 
 #[test]
@@ -96,18 +99,11 @@ fn exits_while_no_supervisor_lives_are_told_to_the_next() {
     pids.iter().for_each(|pid| herd.kill(*pid, Signal::SIGTERM));
     herd.kill(herd.keeper_pid(), Signal::SIGCONT);
     let mut second = herd.supervisor();
-    let mut told: Vec<String> =
-        second.told("exits").split(',').filter(|exit| !exit.is_empty()).map(String::from).collect();
-    while told.len() < 5 {
-        told.push(second.tell("exit"));
-    }
-    let mut heard: Vec<u32> = told
-        .iter()
-        .map(|exit| {
-            let mut words = exit.split(' ').skip(1);
-            let pid = words.next().unwrap().parse().unwrap();
-            assert_eq!(words.next(), Some("Signal(15)"));
-            pid
+    let mut heard: Vec<u32> = (0..5)
+        .map(|_| {
+            let exit = second.tell("exit");
+            let (_, rest) = exit.split_once(' ').unwrap();
+            rest.strip_suffix(" Signal(15)").unwrap().parse().unwrap()
         })
         .collect();
     heard.sort_unstable();
@@ -255,6 +251,18 @@ fn a_full_store_refuses_by_name_and_keeps_what_it_has() {
     assert_eq!(supervisor.tell("news"), "StoreRefused Pidfd:91/0#1");
     herd.kill(supervisor.pid(), Signal::SIGKILL);
     assert_eq!(herd.supervisor().told("descriptors"), "90");
+}
+
+#[test]
+fn a_supervisor_that_does_not_hear_its_refusals_cannot_store_on_and_hears_them_all_later() {
+    let herd = Herd::start_with_descriptors(164);
+    let mut supervisor = herd.supervisor();
+    supervisor.tell("ready");
+    let stored: u32 = supervisor.tell("store-unheard 5000").parse().unwrap();
+    assert!((1024..5000).contains(&stored), "{stored} were taken although nobody heard");
+    for number in 90..stored {
+        assert_eq!(supervisor.tell("news"), format!("StoreRefused Pidfd:{number}/0#1"));
+    }
 }
 
 #[test]

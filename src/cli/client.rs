@@ -18,6 +18,8 @@ use crate::supervisor::control::{self, CONTROL_VERSION, Request, Response};
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long it may take to look something up.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How often a question that only looks is asked, when supervisors die over it.
+const LOOKS: u32 = 3;
 /// How long it may take to do something. A supervisor that hangs is ended by its keeper long before, which ends the
 /// connection; this is the last resort.
 pub const ACT_LIMIT: Duration = Duration::from_secs(600);
@@ -81,14 +83,23 @@ impl Client {
         &self.home
     }
 
-    /// Asks the supervisor that runs; answers within `limit`, plus a few seconds to connect.
+    /// Asks the supervisor that runs; answers within `limit`, plus a few seconds to connect. A question that only looks
+    /// is asked again when the supervisor dies over it: its successor knows the same.
     ///
     /// # Errors
     /// [`ClientError::NotRunning`] when there is none, and whatever can go wrong on the way.
     pub fn ask(&self, request: &Request, limit: Duration) -> Result<Response, ClientError> {
         let frame = control::to_frame(request).map_err(|_| ClientError::TooMuch)?;
-        let stream = self.connect()?.ok_or_else(|| ClientError::NotRunning { home: self.home.clone() })?;
-        Connection { stream, home: &self.home }.exchange(&frame, limit)
+        let only_looks = matches!(request, Request::Ping | Request::Snapshot { .. });
+        let mut tries_left = if only_looks { LOOKS } else { 1 };
+        loop {
+            tries_left -= 1;
+            let stream = self.connect()?.ok_or_else(|| ClientError::NotRunning { home: self.home.clone() })?;
+            match (Connection { stream, home: &self.home }).exchange(&frame, limit) {
+                Err(ClientError::WentAway) if tries_left > 0 => {}
+                answer => return answer,
+            }
+        }
     }
 
     /// The same, but starts keeper and supervisor when none runs.
@@ -99,7 +110,7 @@ impl Client {
         let frame = control::to_frame(request).map_err(|_| ClientError::TooMuch)?;
         let stream = match self.connect()? {
             Some(stream) => stream,
-            None => launch::launch(&self.home, || self.connect())?,
+            None => launch::launch(&self.home, || launch::spawn_keeper(&self.home), || self.connect())?,
         };
         Connection { stream, home: &self.home }.exchange(&frame, limit)
     }

@@ -3,8 +3,8 @@
 //! Two command lines at once start two keepers; the one that does not get the home's lock ends with
 //! [`LOCK_TAKEN`], and both command lines go on with the one that did.
 
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::ClientError;
-use super::log_files;
 use crate::config::environment;
 use crate::config::home::Home;
 
@@ -28,6 +27,9 @@ const LAUNCH_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Lines of the log that an error shows.
 const LOG_LINES: usize = 5;
+
+/// Bytes of the log that are looked at for them.
+const MOST_LOG: u64 = 64 * 1024;
 
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +71,19 @@ impl LaunchError {
     }
 }
 
-/// Starts a keeper and returns the first connection that `connect` gets.
-pub fn launch<C>(home: &Home, connect: impl Fn() -> Result<Option<C>, ClientError>) -> Result<C, ClientError> {
+/// Starts a keeper with `spawn` and returns the first connection that `connect` gets.
+///
+/// # Errors
+/// The home cannot be used, the keeper ends, or nobody answers in time.
+pub fn launch<C>(
+    home: &Home,
+    spawn: impl Fn() -> io::Result<Child>,
+    connect: impl Fn() -> Result<Option<C>, ClientError>,
+) -> Result<C, ClientError> {
     home.create().map_err(LaunchError::from)?;
+    let log = NewLog::of(home);
     let until = Instant::now() + LAUNCH_LIMIT;
-    let mut keeper = Some(spawn_keeper(home).map_err(LaunchError::Spawn)?);
+    let mut keeper = Some(spawn().map_err(LaunchError::Spawn)?);
     let mut spawned_at = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
@@ -82,16 +92,16 @@ pub fn launch<C>(home: &Home, connect: impl Fn() -> Result<Option<C>, ClientErro
         }
         match keeper.as_mut().map(Child::try_wait) {
             Some(Ok(Some(status))) if status.code() == Some(LOCK_TAKEN) => keeper = None,
-            Some(Ok(Some(status))) => return Err(LaunchError::Ended { status, log: log_says(home) }.into()),
+            Some(Ok(Some(status))) => return Err(LaunchError::Ended { status, log: log.says() }.into()),
             Some(Ok(None) | Err(_)) => {}
             None if spawned_at.elapsed() >= RETRY_AFTER => {
-                keeper = Some(spawn_keeper(home).map_err(LaunchError::Spawn)?);
+                keeper = Some(spawn().map_err(LaunchError::Spawn)?);
                 spawned_at = Instant::now();
             }
             None => {}
         }
         if Instant::now() >= until {
-            return Err(LaunchError::NoAnswer { log: home.own_log(), says: log_says(home) }.into());
+            return Err(LaunchError::NoAnswer { log: home.own_log(), says: log.says() }.into());
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));
@@ -99,7 +109,7 @@ pub fn launch<C>(home: &Home, connect: impl Fn() -> Result<Option<C>, ClientErro
 }
 
 /// The keeper: this binary in its other role, with nothing of the terminal or the pipes that we hang on.
-fn spawn_keeper(home: &Home) -> io::Result<Child> {
+pub fn spawn_keeper(home: &Home) -> io::Result<Child> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(home.own_log())?;
     let (env, _) = environment::inherited(std::env::vars_os());
     // By link, not by name: the file may have been replaced or removed since we were started.
@@ -116,8 +126,75 @@ fn spawn_keeper(home: &Home) -> io::Result<Child> {
         .spawn()
 }
 
-fn log_says(home: &Home) -> Option<LogSays> {
-    let lines = log_files::tail(&home.own_log(), LOG_LINES).ok().filter(|lines| !lines.is_empty())?;
-    let lines: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    Some(LogSays(lines.join(" / ")))
+/// What is written to Herdwire's own log from now on.
+struct NewLog {
+    path: PathBuf,
+    begin: u64,
+}
+
+impl NewLog {
+    fn of(home: &Home) -> NewLog {
+        let path = home.own_log();
+        let begin = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        NewLog { path, begin }
+    }
+
+    /// The last lines; `None` when there are none, or they cannot be read.
+    fn says(&self) -> Option<LogSays> {
+        let mut file = File::open(&self.path).ok()?;
+        file.seek(SeekFrom::Start(self.begin)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(MOST_LOG).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<_> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+        (!last.is_empty()).then(|| LogSays(last.join(" / ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        (folder, home)
+    }
+
+    fn ends_with(code: i32) -> io::Result<Child> {
+        Command::new("/bin/sh").args(["-c", &format!("exit {code}")]).spawn()
+    }
+
+    #[test]
+    fn a_command_line_whose_keeper_came_too_late_goes_on_with_the_other() {
+        let (_folder, home) = home();
+        let (keepers, asked) = (Cell::new(0), Cell::new(0));
+        let spawn = || {
+            keepers.set(keepers.get() + 1);
+            ends_with(LOCK_TAKEN)
+        };
+        // The keeper that holds the home is on its way out: only our second one could get it.
+        let connect = || {
+            asked.set(asked.get() + 1);
+            Ok((keepers.get() == 2).then_some("connection"))
+        };
+        assert_eq!(launch(&home, spawn, connect).unwrap(), "connection");
+        assert!(asked.get() > 2);
+    }
+
+    #[test]
+    fn a_keeper_that_fails_is_reported_with_what_its_log_says() {
+        let (_folder, home) = home();
+        std::fs::write(home.own_log(), "of an earlier one\n").unwrap();
+        let spawn = || {
+            std::fs::write(home.own_log(), "of an earlier one\nfirst\ncannot fork\n")?;
+            ends_with(3)
+        };
+        let error = launch::<()>(&home, spawn, || Ok(None)).unwrap_err();
+        let report = super::super::error::CliError::from(error).report();
+        assert_eq!(report, "error: the keeper ended at once (exit status: 3)\ncause: first / cannot fork\n");
+    }
 }

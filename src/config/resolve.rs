@@ -25,6 +25,8 @@ pub struct Surroundings {
     pub folder: PathBuf,
     /// What apps inherit (see `environment`).
     pub env: BTreeMap<String, String>,
+    /// Every variable that is text, for settings that name one (`url_env`, `token_env`).
+    pub variables: BTreeMap<String, String>,
     /// CPUs that `max` stands for.
     pub cpus: u32,
     /// Names of variables that could not be inherited.
@@ -38,8 +40,10 @@ impl Surroundings {
     /// The current folder is gone.
     pub fn here() -> std::io::Result<Surroundings> {
         let (env, left_out) = environment::inherited(std::env::vars_os());
+        let texts =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-        Ok(Surroundings { folder: std::env::current_dir()?, env, cpus, left_out })
+        Ok(Surroundings { folder: std::env::current_dir()?, env, variables: texts.collect(), cpus, left_out })
     }
 }
 
@@ -154,6 +158,9 @@ fn find_script(app: &AppFile, cwd: &Path, env: &BTreeMap<String, String>) -> Res
         let missing = Problem::Missing { section: "[[app]]".to_owned(), key: "script", hint };
         return Err(ConfigError::at(app.place, missing));
     };
+    if wanted.trim().is_empty() {
+        return Err(bad("script", *place, "is empty".to_owned()));
+    }
     let interpreter_place = app.interpreter.as_ref().map_or(*place, |interpreter| interpreter.place);
     script::resolve(script::Wanted {
         script: wanted,

@@ -17,9 +17,9 @@ const MAX_PATH: usize = 255;
 /// Applies the defaults and checks the sections that are there.
 pub(super) fn resolve(file: &File, surroundings: &Surroundings) -> Result<Settings, ConfigError> {
     Ok(Settings {
-        redis: file.redis.as_ref().map(|redis| resolve_redis(redis, &surroundings.env)).transpose()?,
+        redis: file.redis.as_ref().map(|redis| resolve_redis(redis, &surroundings.variables)).transpose()?,
         front: file.front.as_ref().map(|front| resolve_front(front, surroundings)).transpose()?,
-        status: file.status.as_ref().map(|status| resolve_status(status, &surroundings.env)).transpose()?,
+        status: file.status.as_ref().map(|status| resolve_status(status, &surroundings.variables)).transpose()?,
     })
 }
 
@@ -60,7 +60,7 @@ fn resolve_front(front: &FrontFile, surroundings: &Surroundings) -> Result<Front
     };
     let mut paths: Vec<PathSettings> = Vec::new();
     for written in &front.paths {
-        let path = resolve_path(written, &surroundings.env)?;
+        let path = resolve_path(written, &surroundings.variables)?;
         if paths.iter().any(|earlier| earlier.path == path.path) {
             let place = written.path.as_ref().map_or(written.place, |path| path.place);
             return Err(ConfigError::at(place, Problem::TwicePath { path: path.path }));

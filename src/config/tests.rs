@@ -43,9 +43,10 @@ impl World {
     }
 
     fn surroundings(&self) -> Surroundings {
-        let env = [("PATH", self.path("bin").display().to_string()), ("LANG", "C".into()), ("SECRET", "s3cret".into())];
+        let env = [("PATH", self.path("bin").display().to_string()), ("LANG", "C".into())];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>();
-        Surroundings { folder: self.folder.path().to_owned(), env, cpus: 4, left_out: Vec::new() }
+        let variables = [("SECRET".to_owned(), "s3cret".to_owned())].into();
+        Surroundings { folder: self.folder.path().to_owned(), env, variables, cpus: 4, left_out: Vec::new() }
     }
 
     fn load(&self, text: &str) -> Result<Resolved, ConfigError> {

@@ -39,7 +39,7 @@ impl Home {
         let folder = open(&path, flags, Mode::empty()).map_err(|errno| at(errno.into()))?;
         let lock = create(&folder, "lock", OFlag::empty()).map_err(at)?;
         match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Home { path, folder, lock: lock })),
+            Ok(lock) => Ok(Some(Home { path, folder, lock })),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, errno)) => Err(at(errno.into())),
         }

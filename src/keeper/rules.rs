@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Seconds without a word after which a supervisor that was ready is taken to hang.
+/// Seconds without a word after which a supervisor is taken to hang.
 const SILENCE: u32 = 5;
 
-/// The same before it is ready: adopting many instances on a busy machine takes its time.
-const SILENCE_BEFORE_READY: u32 = 30;
+/// The same while there is a reason for its silence: it adopts many instances on a busy machine, or we do not listen.
+const EXCUSED_SILENCE: u32 = 30;
 
 /// Over this long deaths are counted.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -85,9 +85,9 @@ impl Watch {
     }
 
     /// A second went by.
-    pub fn second(&mut self, ready: bool) -> Verdict {
+    pub fn second(&mut self, excused: bool) -> Verdict {
         self.silent += 1;
-        let limit = if ready { SILENCE } else { SILENCE_BEFORE_READY };
+        let limit = if excused { EXCUSED_SILENCE } else { SILENCE };
         match (self.limit_reached, self.silent >= limit) {
             (true, _) => Verdict::Kill,
             (false, true) => {
@@ -142,11 +142,11 @@ mod tests {
         let mut watch = Watch::default();
         for _ in 0..3 {
             for _ in 0..4 {
-                assert_eq!(watch.second(true), Verdict::Alive);
+                assert_eq!(watch.second(false), Verdict::Alive);
             }
             watch.heard();
         }
-        let verdicts: Vec<Verdict> = (0..7).map(|_| watch.second(true)).collect();
+        let verdicts: Vec<Verdict> = (0..7).map(|_| watch.second(false)).collect();
         assert_eq!(verdicts[3..], [Verdict::Alive, Verdict::Abort, Verdict::Kill, Verdict::Kill]);
         assert!(watch.gave_up());
     }
@@ -154,15 +154,15 @@ mod tests {
     #[test]
     fn a_word_after_the_verdict_does_not_help() {
         let mut watch = Watch::default();
-        while watch.second(true) != Verdict::Abort {}
+        while watch.second(false) != Verdict::Abort {}
         watch.heard();
-        assert_eq!(watch.second(true), Verdict::Kill);
+        assert_eq!(watch.second(false), Verdict::Kill);
     }
 
     #[test]
-    fn before_it_is_ready_it_has_half_a_minute() {
+    fn one_that_has_a_reason_to_be_silent_has_half_a_minute() {
         let mut watch = Watch::default();
-        assert_eq!((0..29).find(|_| watch.second(false) != Verdict::Alive), None);
-        assert_eq!(watch.second(false), Verdict::Abort);
+        assert_eq!((0..29).find(|_| watch.second(true) != Verdict::Alive), None);
+        assert_eq!(watch.second(true), Verdict::Abort);
     }
 }

@@ -3,30 +3,27 @@
 //! Owns the supervisor's process and socket and says what happens next; what is to be told lies in `telling`, when to
 //! replace or give up a supervisor in `rules`. Everything that can wake the loop is waited for in [`Keeper::wait`].
 
-use std::ffi::CString;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use herdwire_ipc::seqpacket::{self, Wait};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
 use super::exits::{self, Exits};
 use super::home::{Descriptors, Home};
-use super::protocol::{ExitStatus, Hello, PROTOCOL_VERSION, RECORD_BYTES, Reason, ToKeeper};
+use super::launch::Launcher;
+use super::protocol::{ExitStatus, HEADER_BYTES, Hello, PROTOCOL_VERSION, RECORD_BYTES, Reason, ToKeeper};
 use super::rules::{Restarts, Verdict, Watch};
 use super::store::Store;
 use super::sys::{self, Reaped};
 use super::telling::{Telling, Told};
-use super::{FORCED, KeeperOptions, Program, SetupError, log, sweep};
+use super::{FORCED, KeeperOptions, SetupError, log, signals, sweep};
 
 /// How often the home is looked for and the supervisor's silence counted.
 const SECOND: Duration = Duration::from_secs(1);
@@ -51,19 +48,6 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// Records taken from the supervisor before anything else has its turn.
 const RECORDS_PER_TURN: usize = 256;
-
-/// What is waited for through the signal descriptor; see the table of `keeper`.
-const AWAITED: [Signal; 4] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
-
-const IGNORED: [Signal; 7] = [
-    Signal::SIGHUP,
-    Signal::SIGPIPE,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGTSTP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-];
 
 /// The keeper.
 pub(super) struct Keeper {
@@ -121,7 +105,7 @@ impl Keeper {
     pub fn new(home: Home, descriptors: Descriptors, options: KeeperOptions) -> Result<Keeper, SetupError> {
         let system = |source: io::Error| SetupError::System { source };
         let launcher = Launcher::new(options.supervisor, &home)?;
-        let signals = take_signals().map_err(system)?;
+        let signals = signals::take().map_err(system)?;
         prctl::set_child_subreaper(true).map_err(|errno| system(errno.into()))?;
         // Only for people that read process lists.
         let _ = prctl::set_name(c"herdwire-keeper");
@@ -329,7 +313,7 @@ impl Keeper {
                     _ => return self.hang_up(),
                 },
             }
-            buffer[..super::protocol::HEADER_BYTES].fill(0);
+            buffer[..HEADER_BYTES].fill(0);
         }
     }
 
@@ -424,7 +408,7 @@ impl Keeper {
 
     fn look_after_supervisor(&mut self) {
         let Supervisor::Running(running) = &mut self.supervisor else { return };
-        match running.watch.second(running.ready) {
+        match running.watch.second(!running.ready || running.telling.must_be_heard()) {
             Verdict::Alive => {}
             Verdict::Abort => {
                 log::line(format_args!("supervisor {} hangs; ending it", running.pid));
@@ -455,17 +439,6 @@ fn signal(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid as libc::pid_t), signal);
 }
 
-/// Sets every disposition and the mask, whatever was inherited, and takes the signals that are waited for.
-fn take_signals() -> io::Result<SignalFd> {
-    for number in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        let handler = if IGNORED.contains(&number) { SigHandler::SigIgn } else { SigHandler::SigDfl };
-        sys::set_disposition(number, handler)?;
-    }
-    let awaited = SigSet::from_iter(AWAITED);
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&awaited), None)?;
-    Ok(SignalFd::with_flags(&awaited, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
-}
-
 /// How a process ended, in words.
 struct How(ExitStatus);
 
@@ -475,38 +448,5 @@ impl std::fmt::Display for How {
             ExitStatus::Code(code) => write!(f, "exited with code {code}"),
             ExitStatus::Signal(number) => write!(f, "was ended by signal {number}"),
         }
-    }
-}
-
-/// All that is needed to start a supervisor, made once: the program is the same for as long as the keeper lives,
-/// whatever is installed meanwhile.
-struct Launcher {
-    program: OwnedFd,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
-}
-
-impl Launcher {
-    fn new(program: Program, home: &Home) -> Result<Launcher, SetupError> {
-        let opened = File::options().read(true).custom_flags(libc::O_PATH).open(&program.path);
-        let descriptor = opened.and_then(sys::out_of_the_way);
-        let kept = std::env::vars_os().filter(|(name, _)| name != "HERDWIRE_HOME");
-        let home = ("HERDWIRE_HOME".into(), home.path().as_os_str().to_owned());
-        // Neither part can hold a NUL: they came from C strings.
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            CString::new([name.into_vec(), vec![b'='], value.into_vec()].concat()).ok()
-        };
-        Ok(Launcher {
-            environment: kept.chain([home]).filter_map(text).collect(),
-            program: descriptor.map_err(|source| SetupError::Program { program: program.path, source })?,
-            arguments: program.arguments,
-        })
-    }
-
-    fn start(&self) -> io::Result<(u32, OwnedFd)> {
-        let (ours, theirs) = seqpacket::pair()?;
-        let theirs = sys::out_of_the_way(theirs)?;
-        let pid = sys::start(self.program.as_fd(), &self.arguments, &self.environment, theirs.as_fd())?;
-        Ok((pid, ours))
     }
 }

@@ -66,7 +66,7 @@ pub enum Selector {
 pub enum Response {
     Pong(Pong),
     Snapshot(Box<Snapshot>),
-    /// Done; the instances concerned as they are now.
+    /// Done; everything as it is now. After a delete the instances are those that were deleted, as they were.
     Done(Box<Snapshot>),
     /// `Kill` was taken on; the connection ends when the last instance has.
     Killing {

@@ -9,12 +9,11 @@
 //! - Events of an earlier incarnation are recognised and dropped by the lifecycle, never by luck.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use herdwire_ipc::seqpacket;
 use herdwire_ipc::tokio::Watched;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,24 +30,18 @@ use super::state::{self, Globals};
 use super::traffic::Routes;
 use super::{clock, foreground, spawner};
 use crate::config::home::Home;
-use crate::config::spec::AppSpec;
-use crate::config::variables::{self, Identity};
-use crate::keeper::client::{Exit as KeeperExit, ExitStatus, FromKeeper, KeeperLink};
+use crate::keeper::client::{Exit as KeeperExit, FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Action, Event as Life, Exit, Incarnation, State};
-use crate::logs::{self, Event as LogEvent, Kind as Stream, Pump, StreamKey};
-use crate::process::{ExecFailure, Launching, OpenFiles, Pidfd, Spawned, sweep_descendants};
+use crate::lifecycle::{Action, Event as Life, Exit, Incarnation};
+use crate::logs::{Event as LogEvent, Kind as Stream, Pump};
+use crate::process::{ExecFailure, OpenFiles};
 use crate::relay::NodeId;
 use crate::status::{Host, Sampler};
-use crate::wire::{Member, Notice, Wire};
+use crate::wire::{Notice, Wire};
 
 /// The keeper takes us for hung after five of these.
 const BEAT: Duration = Duration::from_secs(1);
-/// Exits of processes that are not known yet: the news of their making is still on its way.
-const STRAYS: usize = 256;
-/// How long a sweep for what descends from an instance may take.
-const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything that can wake the supervisor, in one place.
 pub enum Event {
@@ -235,255 +228,6 @@ impl Core {
         }
     }
 
-    // --- births ---
-
-    async fn spawn(&mut self, id: u32, incarnation: Incarnation, spec: Arc<AppSpec>) {
-        let entry = &self.registry.instances[&id];
-        let app = &self.registry.apps[&entry.app];
-        let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
-            let listeners = app.listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
-            Ok((ours, theirs, listeners))
-        });
-        let (ours, theirs, listeners) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
-            }
-        };
-        let env = self.environment(entry, &spec);
-        self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
-        self.wire.attach(self.member(entry), ours).await;
-        let order = Order {
-            instance: id,
-            incarnation,
-            cwd: spec.cwd.clone(),
-            spec,
-            env,
-            listeners,
-            link: theirs,
-            open_files: self.open_files,
-        };
-        if self.orders.send(order).await.is_err() {
-            self.never_made(id, incarnation, "the spawning thread has ended".to_owned()).await;
-        }
-    }
-
-    async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
-        let spawned = match result {
-            Ok(spawned) => spawned,
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                return self.never_made(id, incarnation, format!("{error}{cause}")).await;
-            }
-        };
-        let Spawned { pid, pidfd, out, err, go } = spawned;
-        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
-        self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
-        self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
-        self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
-        entry.process = Process::Exists { pid, pidfd, executed: false };
-        self.commit(id);
-        self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
-        self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
-        if let Err(error) = self.sampler.add(id, pid) {
-            tracing::debug!("instance {id} cannot be sampled: {error}");
-        }
-        if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid) {
-            let stray = self.strays.remove(at).expect("its place was just found");
-            return self.ended(id, exit_of(stray.status)).await;
-        }
-        let is_wanted = matches!(self.registry.instances[&id].life.state(), State::Launching { .. });
-        if !is_wanted {
-            // Told to stop while it was made: it ends without having run.
-            return drop(go);
-        }
-        match go.release() {
-            Ok(launching) => self.watch_execution(id, incarnation, launching),
-            // Its exit will tell.
-            Err(error) => tracing::warn!("instance {id} cannot be let go: {error}"),
-        }
-    }
-
-    fn watch_execution(&self, instance: u32, incarnation: Incarnation, launching: Launching) {
-        let executions = self.executions.clone();
-        self.tasks.spawn(async move {
-            let result = execution(launching).await;
-            // The core ends only with everything else.
-            let _ = executions.send((instance, incarnation, result)).await;
-        });
-    }
-
-    /// Has the pump write what comes out of a stored pipe into its instance's log file.
-    pub fn attach_log(&mut self, name: Name, pipe: OwnedFd) {
-        let entry = &self.registry.instances[&name.owner];
-        let paths = self.log_paths(entry);
-        let (kind, path) = match name.kind {
-            Kind::Err => (Stream::Err, paths.error),
-            _ => (Stream::Out, paths.out),
-        };
-        let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
-        if let Some(output) = &self.foreground {
-            let label = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
-            output.follow(path.clone(), kind, label);
-        }
-        self.pump.attach(key, pipe, &path);
-    }
-
-    /// An instance as the wire knows it.
-    pub fn member(&self, entry: &Entry) -> Member {
-        let spec = &self.registry.app_of(entry).spec;
-        Member {
-            instance: entry.id,
-            incarnation: entry.life.incarnation().0,
-            app: spec.name.as_str().into(),
-            herd: spec.herd.as_str().into(),
-            index: entry.index,
-            spec: spec.wire,
-        }
-    }
-
-    /// The whole environment of an instance: its app's, and who it is.
-    fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
-        let paths = self.log_paths(entry);
-        let identity = Identity {
-            id: entry.id,
-            index: entry.index,
-            restarts: entry.life.restarts(),
-            node: self.node,
-            home: self.home.path(),
-            out_log: &paths.out,
-            error_log: &paths.error,
-        };
-        let own = variables::instance_variables(spec, &identity);
-        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
-        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
-    }
-
-    pub fn log_paths(&self, entry: &Entry) -> logs::Paths {
-        let spec = &self.registry.apps[&entry.app].spec;
-        let id = (spec.instances > 1).then_some(entry.id);
-        logs::paths(self.home.path(), &spec.name, id)
-    }
-
-    pub async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {
-        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
-        if entry.life.incarnation() != incarnation {
-            return;
-        }
-        match (result, &mut entry.process) {
-            (Ok(()), Process::Exists { executed, .. }) => {
-                *executed = true;
-                entry.failure = None;
-                self.live(id, Life::Spawned(incarnation)).await;
-            }
-            // It has ended meanwhile, which says more.
-            (Ok(()), Process::None | Process::Making) => {}
-            // The process ends by itself now; that exit is what counts.
-            (Err(failure), _) => entry.failure = Some(failure.to_string()),
-        }
-    }
-
-    async fn never_made(&mut self, id: u32, incarnation: Incarnation, why: String) {
-        tracing::error!("instance {id} cannot be started: {why}");
-        if let Some(entry) = self.registry.instances.get_mut(&id) {
-            entry.failure = Some(why);
-            entry.process = Process::None;
-        }
-        self.wire.down(id, incarnation.0).await;
-        self.store.forget(Name::new(Kind::Link, id, incarnation.0));
-        self.stillborn.push((id, incarnation));
-    }
-
-    // --- signals ---
-
-    async fn signal(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
-        self.wire.announce_shutdown(id, incarnation.0).await;
-        if let Process::Exists { pidfd, .. } = &self.registry.instances[&id].process
-            && let Err(error) = pidfd.signal_group(signal)
-        {
-            // Gone by itself meanwhile: its exit is on its way.
-            tracing::debug!("instance {id} cannot be signalled: {error}");
-        }
-    }
-
-    fn kill(&self, id: u32) {
-        self.sweep(id);
-    }
-
-    /// SIGKILLs everything that descends from an instance, on a thread of its own.
-    fn sweep(&self, id: u32) {
-        if let Process::Exists { pid, pidfd, .. } = &self.registry.instances[&id].process {
-            let pid = *pid;
-            // What every descendant has inherited, wherever it went.
-            let marks = [format!("HERDWIRE_HOME={}", self.home.path().display()), format!("HERDWIRE_ID={id}")];
-            match pidfd.try_clone() {
-                Ok(pidfd) => drop(self.tasks.spawn_blocking(move || sweep(&pidfd, pid, &marks))),
-                Err(error) => {
-                    tracing::warn!("instance {id} is killed without its descendants: {error}");
-                    let _ = pidfd.signal_group(libc::SIGKILL);
-                }
-            }
-        }
-    }
-
-    // --- deaths ---
-
-    pub async fn exited(&mut self, exit: KeeperExit) {
-        if exit.sequence <= self.globals.exit_sequence {
-            // Told again because an acknowledgement was lost.
-            return self.acknowledge();
-        }
-        self.globals.exit_sequence = exit.sequence;
-        match self.registry.by_pid(exit.pid) {
-            Some(id) => self.ended(id, exit_of(exit.status)).await,
-            None => self.stray(exit),
-        }
-        self.commit_globals();
-        self.acknowledge();
-    }
-
-    /// A process that nobody knows: a grandchild that came back to the keeper, or one whose making is not known yet.
-    fn stray(&mut self, exit: KeeperExit) {
-        if self.strays.len() == STRAYS {
-            self.strays.pop_front();
-        }
-        self.strays.push_back(exit);
-    }
-
-    async fn ended(&mut self, id: u32, exit: Exit) {
-        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
-        let incarnation = entry.life.incarnation();
-        let mut exit = exit;
-        if let Process::Exists { pidfd, executed, .. } = &entry.process {
-            // What it left behind in its group must not hold its ports; there may be nothing.
-            let _ = pidfd.signal_group(libc::SIGKILL);
-            exit = match exit {
-                // Its own choice of a number that means something else before it runs.
-                Exit::NeverStarted if *executed => Exit::Code(NEVER_STARTED),
-                Exit::Code(127) if !*executed && entry.failure.is_some() => Exit::NotExecuted,
-                exit => exit,
-            };
-        }
-        let name = &self.registry.apps[&entry.app].spec.name;
-        tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
-        if matches!(entry.life.state(), State::Stopping { .. }) {
-            self.sweep(id);
-        }
-        let entry = self.registry.instances.get_mut(&id).expect("it was just there");
-        entry.process = Process::None;
-        self.sampler.remove(id);
-        self.wire.down(id, incarnation.0).await;
-        self.store.forget(Name::new(Kind::Pidfd, id, incarnation.0));
-        self.store.forget(Name::new(Kind::Link, id, incarnation.0));
-        self.live(id, Life::Exited(incarnation, exit)).await;
-    }
-
-    fn acknowledge(&self) {
-        if let Err(error) = self.keeper.acknowledge(self.globals.exit_sequence) {
-            tracing::warn!("the keeper does not take an acknowledgement: {error}");
-        }
-    }
-
     // --- the rest ---
 
     fn log(&mut self, event: LogEvent) {
@@ -595,46 +339,6 @@ async fn receive(watched: &Watched, keeper: &mut KeeperLink) -> std::io::Result<
             None => Err(std::io::ErrorKind::WouldBlock.into()),
         })
         .await
-}
-
-fn sweep(pidfd: &Pidfd, pid: u32, marks: &[String]) {
-    let swept = sweep_descendants(pidfd, pid, marks, SWEEP_LIMIT);
-    if !swept.clean {
-        tracing::warn!("processes that descend from {pid} are left that cannot be killed");
-    }
-}
-
-/// Waits until a released process has executed its program, or could not.
-async fn execution(mut launching: Launching) -> Result<(), ExecFailure> {
-    let socket = launching.as_fd().try_clone_to_owned().and_then(Watched::new);
-    let Ok(socket) = socket else {
-        // No descriptor is left to wait with; whether it runs shows by its exit.
-        return Ok(());
-    };
-    let read = socket.read(|_| launching.result().ok_or_else(|| std::io::ErrorKind::WouldBlock.into()));
-    read.await.unwrap_or(Ok(()))
-}
-
-/// What the trampoline exits with when its supervisor died before letting it go.
-const NEVER_STARTED: i32 = 125;
-
-fn exit_of(status: ExitStatus) -> Exit {
-    match status {
-        ExitStatus::Code(NEVER_STARTED) => Exit::NeverStarted,
-        ExitStatus::Code(code) => Exit::Code(code),
-        ExitStatus::Signal(signal) => Exit::Signal(signal),
-    }
-}
-
-/// An exit in words.
-pub fn describe(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-        Exit::NeverStarted => "never started".to_owned(),
-        Exit::NotExecuted => "could not be executed".to_owned(),
-        Exit::Unknown => "nobody knows how".to_owned(),
-    }
 }
 
 /// Starts the spawning thread and returns both its ends.

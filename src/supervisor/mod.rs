@@ -1,6 +1,6 @@
 //! The shell that runs it all: takes an event, asks the rules, does what they say.
 //!
-//! [`core`] owns the registry and every child; [`adopt`] rebuilds it from what a predecessor left; [`requests`]
+//! [`core`] owns the registry and every child; [`births`] and [`deaths`] do what the lifecycle says; [`adopt`] rebuilds it from what a predecessor left; [`requests`]
 //! carries out what the CLI asks; [`traffic`] moves messages between wire, bridge and front; [`spawner`] and
 //! [`control_server`] do what blocks or waits.
 //!
@@ -9,10 +9,12 @@
 //! - State is committed before it is acted on: a process is let go, and an exit acknowledged, only after the commit.
 
 mod adopt;
+mod births;
 pub mod clock;
 pub mod control;
 mod control_server;
 mod core;
+mod deaths;
 mod foreground;
 mod registry;
 mod requests;

@@ -12,8 +12,10 @@ use tokio::sync::oneshot;
 
 use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
-use super::core::{Core, describe};
+use super::core::Core;
+use super::deaths::describe;
 use super::registry::{App, Entry, Process};
+use super::snapshot::InstanceView;
 use crate::config::spec::{AppSpec, Settings};
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Instance, State, Trouble};
@@ -25,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A request whose answer waits for instances.
 pub struct Pending {
     goals: Vec<(u32, Goal)>,
+    /// What is deleted, as it was: the answer to a delete.
+    deleted: Vec<InstanceView>,
     reply: oneshot::Sender<Response>,
     until: Instant,
 }
@@ -217,11 +221,16 @@ impl Core {
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
         };
         let goals = ids.iter().map(|id| (*id, Goal::Gone)).collect();
+        let mut deleted = self.snapshot(false).await.instances;
+        deleted.retain(|instance| ids.contains(&instance.id));
         for id in ids {
             self.live(id, Life::Stop).await;
             self.doom(id).await;
         }
         self.await_goals(goals, reply);
+        if let Some(pending) = self.pending.last_mut() {
+            pending.deleted = deleted;
+        }
     }
 
     /// Removes an instance as soon as its process is gone.
@@ -291,7 +300,7 @@ impl Core {
             rules.kill_timeout * 2 + rules.listen_timeout
         });
         let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
-        self.pending.push(Pending { goals, reply, until });
+        self.pending.push(Pending { goals, deleted: Vec::new(), reply, until });
     }
 
     /// Answers every request whose instances have got where they should be, or will not.
@@ -304,7 +313,10 @@ impl Core {
                 None => waiting.push(pending),
                 Some(Err(failure)) => drop(pending.reply.send(Response::Failed(failure))),
                 Some(Ok(())) => {
-                    let snapshot = self.snapshot(false).await;
+                    let mut snapshot = self.snapshot(false).await;
+                    if !pending.deleted.is_empty() {
+                        snapshot.instances = pending.deleted;
+                    }
                     // Whoever asked may have gone meanwhile.
                     let _ = pending.reply.send(Response::Done(Box::new(snapshot)));
                 }

@@ -94,6 +94,11 @@ impl Herd {
         kill(Pid::from_raw(pid as i32), signal).unwrap();
     }
 
+    /// How many descriptors the keeper has open.
+    pub fn open_descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.keeper)).unwrap().count()
+    }
+
     /// Waits for the keeper's end.
     pub fn exit_code(&self) -> i32 {
         match self.ended.recv_timeout(LIMIT).expect("the keeper does not end") {
@@ -112,7 +117,9 @@ impl Herd {
 /// A keeper that is still there ends with its home.
 impl Drop for Herd {
     fn drop(&mut self) {
-        if self.folder.take().is_some() {
+        if self.folder.take().is_some() && self.ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            // A test that failed may have left it stopped. Should it have ended just now, it needs neither.
+            let _ = kill(self.keeper, Signal::SIGCONT);
             let _ = self.ended.recv_timeout(LIMIT);
         }
     }
@@ -260,7 +267,8 @@ pub mod supervisor {
         let silent = Arc::new(AtomicBool::new(false));
         let (sender, told) = (link.sender(), Arc::clone(&silent));
         std::thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) && sender.alive().is_ok() {
+            let gone = || sender.alive().is_err_and(|error| error.kind() != io::ErrorKind::TimedOut);
+            while !told.load(Ordering::Relaxed) && !gone() {
                 std::thread::sleep(Duration::from_millis(500));
             }
         });
@@ -273,6 +281,7 @@ pub mod supervisor {
         match verb {
             "ready" => link.ready().unwrap(),
             "store" => store(link, number()),
+            "store-unheard" => return store_unheard(link, number()),
             "store-and-die" => {
                 store(link, number());
                 kill(Pid::this(), Signal::SIGKILL).unwrap();
@@ -298,6 +307,15 @@ pub mod supervisor {
         for (name, descriptor) in (0..count).map(descriptor) {
             link.store(name, descriptor.as_fd()).unwrap();
         }
+    }
+
+    /// Stores until the keeper takes no more; how many it took.
+    fn store_unheard(link: &KeeperLink, count: u32) -> String {
+        let refused = |number: &u32| {
+            let (name, descriptor) = descriptor(*number);
+            link.store(name, descriptor.as_fd()).map_err(|error| error.kind()) == Err(io::ErrorKind::TimedOut)
+        };
+        (0..count).find(refused).unwrap_or(count).to_string()
     }
 
     /// Starts a child of the keeper, as instances are, that runs `script`; its pid.

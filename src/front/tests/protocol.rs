@@ -55,11 +55,13 @@ async fn a_close_is_echoed_and_the_server_ends_the_connection() {
     raw.send(&frame(0x88, &[&3001u16.to_be_bytes()[..], b"bye"].concat())).await;
     assert_eq!(raw.frame().await, Some((0x88, 3001u16.to_be_bytes().to_vec())));
     assert_eq!(raw.frame().await, None);
+    drop(raw);
 
     let mut raw = Raw::open(stand.address(), "/chat").await;
     raw.send(&frame(0x88, b"")).await;
     assert_eq!(raw.frame().await, Some((0x88, vec![])));
     assert_eq!(raw.frame().await, None);
+    drop(raw);
     until(|| stand.front.view().sessions == 0).await;
 }
 

@@ -62,6 +62,7 @@ async fn an_answer_to_one_session_reaches_that_session_alone() {
     assert_eq!(soon(two.next()).await.unwrap().unwrap(), Ws::text("true"));
 
     soon(one.close(None)).await.unwrap();
+    drop(one);
     until(|| stand.front.view().sessions == 1).await;
     assert!(!stand.front.send_to(session, Tag::Json, Bytes::from_static(b"1")));
     assert!(!stand.front.send_to(SessionId::new(NODE, 1), Tag::Json, Bytes::from_static(b"1")));

@@ -1,7 +1,6 @@
 //! The state as its writer and its successor see it.
 
 use super::*;
-use crate::supervisor::snapshot::ExitView;
 
 fn globals() -> Globals {
     Globals {
@@ -9,7 +8,6 @@ fn globals() -> Globals {
         epoch: 3,
         next_app: 4,
         next_instance: 5,
-        next_herd: 6,
         settings_revision: 7,
         keeper_pid: 8,
         boot_id: [9; 16],
@@ -18,7 +16,7 @@ fn globals() -> Globals {
 }
 
 fn app(id: u32) -> AppRecord {
-    AppRecord { id, revision: 2, herd: 3, instances: 4, created_at_ms: 5 }
+    AppRecord { id, revision: 2 }
 }
 
 fn instance(id: u32) -> InstanceRecord {
@@ -32,12 +30,8 @@ fn instance(id: u32) -> InstanceRecord {
         pidfd_inode: 7,
         started_at_ms: 8,
         created_at_ms: 9,
-        last_exit: Some(ExitView::Signal(9)),
-        restarts: 11,
-        unstable: 12,
-        herd: 13,
-        slot: Some(0),
-        revision: 15,
+        revision: 10,
+        doomed: true,
     }
 }
 
@@ -79,16 +73,6 @@ fn everything_that_was_committed_is_found_by_the_successor() {
 }
 
 #[test]
-fn every_way_to_end_comes_back() {
-    let mut state = State::create().unwrap();
-    let ways = [ExitView::Code(-1), ExitView::Signal(64), ExitView::NeverStarted, ExitView::Unknown];
-    for last_exit in ways.into_iter().map(Some).chain([None]) {
-        state.commit_instance(&InstanceRecord { last_exit, ..instance(1) }).unwrap();
-        assert_eq!(reopened(&state).1.instances[0].last_exit, last_exit);
-    }
-}
-
-#[test]
 fn a_successor_goes_on_where_its_predecessor_was() {
     let mut first = State::create().unwrap();
     for id in 0..300 {
@@ -101,10 +85,10 @@ fn a_successor_goes_on_where_its_predecessor_was() {
     for id in 1000..1200 {
         second.commit_instance(&instance(id)).unwrap();
     }
-    second.commit_instance(&InstanceRecord { restarts: 99, ..instance(1) }).unwrap();
+    second.commit_instance(&InstanceRecord { revision: 99, ..instance(1) }).unwrap();
     let (third, contents) = reopened(&second);
     assert_eq!(contents.instances.len(), 350);
-    assert_eq!(contents.instances[0].restarts, 99);
+    assert_eq!(contents.instances[0].revision, 99);
     // 150 of the 200 new ones took places that were free.
     assert_eq!(third.instances.places.len(), 350);
 }

@@ -1,0 +1,189 @@
+//! From the lifecycle's word to a process that runs: made, kept, committed, let go.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use herdwire_ipc::seqpacket;
+use herdwire_ipc::tokio::Watched;
+
+use super::core::Core;
+use super::deaths::exit_of;
+use super::registry::{Entry, Process};
+use super::spawner::{Order, Outcome};
+use crate::config::spec::AppSpec;
+use crate::config::variables::{self, Identity};
+use crate::keeper::name::{Kind, Name};
+use crate::lifecycle::{Event as Life, Incarnation, State};
+use crate::logs::{self, Kind as Stream, StreamKey};
+use crate::process::{ExecFailure, Launching, Spawned};
+use crate::wire::Member;
+
+impl Core {
+    pub(super) async fn spawn(&mut self, id: u32, incarnation: Incarnation, spec: Arc<AppSpec>) {
+        let entry = &self.registry.instances[&id];
+        let app = &self.registry.apps[&entry.app];
+        let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
+            let listeners = app.listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
+            Ok((ours, theirs, listeners))
+        });
+        let (ours, theirs, listeners) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
+            }
+        };
+        let env = self.environment(entry, &spec);
+        self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
+        self.wire.attach(self.member(entry), ours).await;
+        let order = Order {
+            instance: id,
+            incarnation,
+            cwd: spec.cwd.clone(),
+            spec,
+            env,
+            listeners,
+            link: theirs,
+            open_files: self.open_files,
+        };
+        if self.orders.send(order).await.is_err() {
+            self.never_made(id, incarnation, "the spawning thread has ended".to_owned()).await;
+        }
+    }
+
+    pub(super) async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
+        let spawned = match result {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                return self.never_made(id, incarnation, format!("{error}{cause}")).await;
+            }
+        };
+        let Spawned { pid, pidfd, out, err, go } = spawned;
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
+        self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
+        self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
+        entry.process = Process::Exists { pid, pidfd, executed: false };
+        self.commit(id);
+        self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
+        self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
+        if let Err(error) = self.sampler.add(id, pid) {
+            tracing::debug!("instance {id} cannot be sampled: {error}");
+        }
+        if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid) {
+            let stray = self.strays.remove(at).expect("its place was just found");
+            return self.ended(id, exit_of(stray.status)).await;
+        }
+        let is_wanted = matches!(self.registry.instances[&id].life.state(), State::Launching { .. });
+        if !is_wanted {
+            // Told to stop while it was made: it ends without having run.
+            return drop(go);
+        }
+        match go.release() {
+            Ok(launching) => self.watch_execution(id, incarnation, launching),
+            // Its exit will tell.
+            Err(error) => tracing::warn!("instance {id} cannot be let go: {error}"),
+        }
+    }
+
+    pub(super) fn watch_execution(&self, instance: u32, incarnation: Incarnation, launching: Launching) {
+        let executions = self.executions.clone();
+        self.tasks.spawn(async move {
+            let result = execution(launching).await;
+            // The core ends only with everything else.
+            let _ = executions.send((instance, incarnation, result)).await;
+        });
+    }
+
+    /// Has the pump write what comes out of a stored pipe into its instance's log file.
+    pub(super) fn attach_log(&mut self, name: Name, pipe: OwnedFd) {
+        let entry = &self.registry.instances[&name.owner];
+        let paths = self.log_paths(entry);
+        let (kind, path) = match name.kind {
+            Kind::Err => (Stream::Err, paths.error),
+            _ => (Stream::Out, paths.out),
+        };
+        let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
+        if let Some(output) = &self.foreground {
+            let label = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
+            output.follow(path.clone(), kind, label);
+        }
+        self.pump.attach(key, pipe, &path);
+    }
+
+    /// An instance as the wire knows it.
+    pub(super) fn member(&self, entry: &Entry) -> Member {
+        let spec = &self.registry.app_of(entry).spec;
+        Member {
+            instance: entry.id,
+            incarnation: entry.life.incarnation().0,
+            app: spec.name.as_str().into(),
+            herd: spec.herd.as_str().into(),
+            index: entry.index,
+            spec: spec.wire,
+        }
+    }
+
+    /// The whole environment of an instance: its app's, and who it is.
+    pub(super) fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+        let paths = self.log_paths(entry);
+        let identity = Identity {
+            id: entry.id,
+            index: entry.index,
+            restarts: entry.life.restarts(),
+            node: self.node,
+            home: self.home.path(),
+            out_log: &paths.out,
+            error_log: &paths.error,
+        };
+        let own = variables::instance_variables(spec, &identity);
+        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
+        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+    }
+
+    pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {
+        let spec = &self.registry.apps[&entry.app].spec;
+        let id = (spec.instances > 1).then_some(entry.id);
+        logs::paths(self.home.path(), &spec.name, id)
+    }
+
+    pub(super) async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        if entry.life.incarnation() != incarnation {
+            return;
+        }
+        match (result, &mut entry.process) {
+            (Ok(()), Process::Exists { executed, .. }) => {
+                *executed = true;
+                entry.failure = None;
+                self.live(id, Life::Spawned(incarnation)).await;
+            }
+            // It has ended meanwhile, which says more.
+            (Ok(()), Process::None | Process::Making) => {}
+            // The process ends by itself now; that exit is what counts.
+            (Err(failure), _) => entry.failure = Some(failure.to_string()),
+        }
+    }
+
+    pub(super) async fn never_made(&mut self, id: u32, incarnation: Incarnation, why: String) {
+        tracing::error!("instance {id} cannot be started: {why}");
+        if let Some(entry) = self.registry.instances.get_mut(&id) {
+            entry.failure = Some(why);
+            entry.process = Process::None;
+        }
+        self.wire.down(id, incarnation.0).await;
+        self.store.forget(Name::new(Kind::Link, id, incarnation.0));
+        self.stillborn.push((id, incarnation));
+    }
+}
+
+/// Waits until a released process has executed its program, or could not.
+async fn execution(mut launching: Launching) -> Result<(), ExecFailure> {
+    let socket = launching.as_fd().try_clone_to_owned().and_then(Watched::new);
+    let Ok(socket) = socket else {
+        // No descriptor is left to wait with; whether it runs shows by its exit.
+        return Ok(());
+    };
+    let read = socket.read(|_| launching.result().ok_or_else(|| std::io::ErrorKind::WouldBlock.into()));
+    read.await.unwrap_or(Ok(()))
+}

@@ -1,0 +1,131 @@
+//! Signals on the way to the end, and exits: committed, acknowledged, answered by the lifecycle.
+
+use super::core::Core;
+use super::registry::Process;
+use crate::keeper::client::{Exit as KeeperExit, ExitStatus};
+use crate::keeper::name::{Kind, Name};
+use crate::lifecycle::{Event as Life, Exit, Incarnation, State};
+use crate::process::{Pidfd, sweep_descendants};
+use std::time::Duration;
+
+/// Exits of processes that are not known yet: the news of their making is still on its way.
+const STRAYS: usize = 256;
+/// How long a sweep for what descends from an instance may take.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
+
+impl Core {
+    pub(super) async fn signal(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
+        self.wire.announce_shutdown(id, incarnation.0).await;
+        if let Process::Exists { pidfd, .. } = &self.registry.instances[&id].process
+            && let Err(error) = pidfd.signal_group(signal)
+        {
+            // Gone by itself meanwhile: its exit is on its way.
+            tracing::debug!("instance {id} cannot be signalled: {error}");
+        }
+    }
+
+    pub(super) fn kill(&self, id: u32) {
+        self.sweep(id);
+    }
+
+    /// SIGKILLs everything that descends from an instance, on a thread of its own.
+    pub(super) fn sweep(&self, id: u32) {
+        if let Process::Exists { pid, pidfd, .. } = &self.registry.instances[&id].process {
+            let pid = *pid;
+            // What every descendant has inherited, wherever it went.
+            let marks = [format!("HERDWIRE_HOME={}", self.home.path().display()), format!("HERDWIRE_ID={id}")];
+            match pidfd.try_clone() {
+                Ok(pidfd) => drop(self.tasks.spawn_blocking(move || sweep(&pidfd, pid, &marks))),
+                Err(error) => {
+                    tracing::warn!("instance {id} is killed without its descendants: {error}");
+                    let _ = pidfd.signal_group(libc::SIGKILL);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn exited(&mut self, exit: KeeperExit) {
+        if exit.sequence <= self.globals.exit_sequence {
+            // Told again because an acknowledgement was lost.
+            return self.acknowledge();
+        }
+        self.globals.exit_sequence = exit.sequence;
+        match self.registry.by_pid(exit.pid) {
+            Some(id) => self.ended(id, exit_of(exit.status)).await,
+            None => self.stray(exit),
+        }
+        self.commit_globals();
+        self.acknowledge();
+    }
+
+    /// A process that nobody knows: a grandchild that came back to the keeper, or one whose making is not known yet.
+    pub(super) fn stray(&mut self, exit: KeeperExit) {
+        if self.strays.len() == STRAYS {
+            self.strays.pop_front();
+        }
+        self.strays.push_back(exit);
+    }
+
+    pub(super) async fn ended(&mut self, id: u32, exit: Exit) {
+        let Some(entry) = self.registry.instances.get_mut(&id) else { return };
+        let incarnation = entry.life.incarnation();
+        let mut exit = exit;
+        if let Process::Exists { pidfd, executed, .. } = &entry.process {
+            // What it left behind in its group must not hold its ports; there may be nothing.
+            let _ = pidfd.signal_group(libc::SIGKILL);
+            exit = match exit {
+                // Its own choice of a number that means something else before it runs.
+                Exit::NeverStarted if *executed => Exit::Code(NEVER_STARTED),
+                Exit::Code(127) if !*executed && entry.failure.is_some() => Exit::NotExecuted,
+                exit => exit,
+            };
+        }
+        let name = &self.registry.apps[&entry.app].spec.name;
+        tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
+        if matches!(entry.life.state(), State::Stopping { .. }) {
+            self.sweep(id);
+        }
+        let entry = self.registry.instances.get_mut(&id).expect("it was just there");
+        entry.process = Process::None;
+        self.sampler.remove(id);
+        self.wire.down(id, incarnation.0).await;
+        self.store.forget(Name::new(Kind::Pidfd, id, incarnation.0));
+        self.store.forget(Name::new(Kind::Link, id, incarnation.0));
+        self.live(id, Life::Exited(incarnation, exit)).await;
+    }
+
+    pub(super) fn acknowledge(&self) {
+        if let Err(error) = self.keeper.acknowledge(self.globals.exit_sequence) {
+            tracing::warn!("the keeper does not take an acknowledgement: {error}");
+        }
+    }
+}
+
+fn sweep(pidfd: &Pidfd, pid: u32, marks: &[String]) {
+    let swept = sweep_descendants(pidfd, pid, marks, SWEEP_LIMIT);
+    if !swept.clean {
+        tracing::warn!("processes that descend from {pid} are left that cannot be killed");
+    }
+}
+
+/// What the trampoline exits with when its supervisor died before letting it go.
+const NEVER_STARTED: i32 = 125;
+
+pub(super) fn exit_of(status: ExitStatus) -> Exit {
+    match status {
+        ExitStatus::Code(NEVER_STARTED) => Exit::NeverStarted,
+        ExitStatus::Code(code) => Exit::Code(code),
+        ExitStatus::Signal(signal) => Exit::Signal(signal),
+    }
+}
+
+/// An exit in words.
+pub(super) fn describe(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+        Exit::NeverStarted => "never started".to_owned(),
+        Exit::NotExecuted => "could not be executed".to_owned(),
+        Exit::Unknown => "nobody knows how".to_owned(),
+    }
+}
