@@ -380,8 +380,8 @@ fn describe(pid: u32) -> String {
 /// signals its whole group.
 fn janitor(folder: &Path) -> io::Result<Child> {
     let mut command = Command::new("sh");
-    // Again and again: what still writes into it may make it anew.
-    command.args(["-c", r#"cat >/dev/null; for _ in 1 2 3; do rm -rf "$1" && exit; sleep 1; done"#, "janitor"]);
+    // Again while it does not come off: somebody may still be writing into it.
+    command.args(["-c", r#"cat >/dev/null; for _ in $(seq 100); do rm -rf "$1" && exit; sleep 0.1; done"#, "janitor"]);
     command.arg(folder).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: between fork and exec the closure makes one system call and touches no memory of the parent.
