@@ -6,8 +6,13 @@
 #[path = "../support/herdwire.rs"]
 mod herdwire;
 
+mod adoption;
+mod bad_input;
 mod cli;
+mod foreground;
 mod leftovers;
 mod lifecycle;
+mod listeners;
 mod logs;
 mod start;
+mod status;
