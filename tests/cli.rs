@@ -2,7 +2,7 @@
 //! says what each test wants it to say.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -49,9 +49,10 @@ impl Place {
     /// Answers so many connections, one after the other.
     fn supervisor_of(&self, answers: Vec<Answer>) -> JoinHandle<()> {
         let listener = UnixListener::bind(self.home().join("control.sock")).unwrap();
+        listener.set_nonblocking(true).unwrap();
         thread::spawn(move || {
             for answer in answers {
-                let (mut stream, _) = listener.accept().unwrap();
+                let mut stream = accept(&listener);
                 stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
                 let frame = answer(read_request(&mut stream));
                 stream.write_all(&frame).unwrap();
@@ -61,6 +62,22 @@ impl Place {
 }
 
 type Answer = Box<dyn FnOnce(Request) -> Vec<u8> + Send>;
+
+/// The next connection. One that does not come is a failure, not a test that hangs.
+fn accept(listener: &UnixListener) -> UnixStream {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                return stream;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        assert!(Instant::now() < until, "nobody asked");
+        thread::yield_now();
+    }
+}
 
 fn read_request(stream: &mut UnixStream) -> Request {
     let mut header = [0; frame::HEADER_BYTES];

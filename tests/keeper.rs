@@ -67,6 +67,19 @@ fn what_a_supervisor_stores_with_its_last_breath_counts() {
 }
 
 #[test]
+fn what_a_supervisor_stored_counts_also_when_its_death_is_seen_first() {
+    let herd = Herd::start(|_| {});
+    let mut first = herd.supervisor();
+    first.tell("ready");
+    // More than the keeper takes in one turn, and less than what a socket holds.
+    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
+    first.say("store-and-die 260");
+    herd.wait_for_zombies(1);
+    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
+    assert_eq!(herd.supervisor().told("descriptors"), "260");
+}
+
+#[test]
 fn exits_are_told_with_their_status_until_they_are_acknowledged() {
     let herd = Herd::start(|_| {});
     let mut first = herd.supervisor();
@@ -117,6 +130,7 @@ fn more_exits_than_the_table_holds_wait_and_none_is_lost() {
     let mut first = herd.supervisor();
     first.tell("ready");
     first.tell("litter 4500");
+    herd.wait_for_zombies(4500 - 4096);
     herd.kill(first.pid(), Signal::SIGKILL);
     let mut second = herd.supervisor();
     second.tell("ready");

@@ -7,13 +7,14 @@
 //!
 //! From bottom to top: [`layout`] (where each word stands), [`memory`] (descriptors), `map` (the door to foreign
 //! bytes), `record` and `ring` (the protocols, pure), [`Publisher`], [`Drain`] and [`Control`] (a participant in three
-//! parts, see [`join`]); and [`codec`], [`frame`], [`link`], [`seqpacket`] (what client and supervisor say to each
-//! other).
+//! parts, see [`join`]); [`codec`], [`frame`], [`link`], [`seqpacket`] (what client and supervisor say to each other);
+//! and the client: [`connect`], [`Herd`], [`Inbox`].
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 mod bell;
+mod client;
 pub mod codec;
 pub mod directory;
 mod drain;
@@ -36,6 +37,10 @@ mod tag;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
+pub use client::{
+    Channel, ConnectError, Herd, Inbox, Me, Message, Neighbour, ReceiveError, RequestError, SendError, SessionId,
+    connect, connect_over,
+};
 pub use directory::{ChannelEntry, Directory, DirectoryError, DirectoryReader, SlotEntry, SlotState};
 pub use drain::{Announced, Delivery, Drain, Loss, LossCause, TURN, Turn};
 pub use participant::{Accusation, Control, Counters, JoinError, Participant, PeerPosition, Place, head_of, join, monotonic_ns};

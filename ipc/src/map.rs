@@ -12,8 +12,8 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 use crate::memory;
-use crate::sync::{AtomicU64, OwnWords, Words};
 use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::{AtomicU64, OwnWords, Words};
 
 #[cfg(target_endian = "big")]
 compile_error!("the layout is little-endian");

@@ -308,7 +308,14 @@ impl Control {
     ///
     /// # Errors
     /// The peer is not what the supervisor says it is.
-    pub fn add_peer(&self, slot: Slot, incarnation: u32, outbox: OwnedFd, bell: OwnedFd, retired: bool) -> Result<(), PeerError> {
+    pub fn add_peer(
+        &self,
+        slot: Slot,
+        incarnation: u32,
+        outbox: OwnedFd,
+        bell: OwnedFd,
+        retired: bool,
+    ) -> Result<(), PeerError> {
         let shared = &self.shared;
         if usize::from(slot) >= MAX_SLOTS || slot == shared.place.slot {
             return Err(PeerError::Slot { slot });

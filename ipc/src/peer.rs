@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::bell;
-use crate::layout::{self, LAYOUT_VERSIONS, OUTBOX_HEAD, OUTBOX_MAGIC, POSITION_LIMIT, RECORD_ALIGN, identity, is_ring_size};
+use crate::layout::{
+    self, LAYOUT_VERSIONS, OUTBOX_HEAD, OUTBOX_MAGIC, POSITION_LIMIT, RECORD_ALIGN, identity, is_ring_size,
+};
 use crate::map::PeerMap;
 use crate::memory::{self, MemoryError};
 use crate::slots::Slot;
@@ -70,7 +72,13 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Maps a peer and checks who it is. The descriptor of the memory is closed.
-    pub(crate) fn open(herd: u64, slot: Slot, incarnation: u32, outbox: OwnedFd, bell: OwnedFd) -> Result<Peer, PeerError> {
+    pub(crate) fn open(
+        herd: u64,
+        slot: Slot,
+        incarnation: u32,
+        outbox: OwnedFd,
+        bell: OwnedFd,
+    ) -> Result<Peer, PeerError> {
         let memory = |source| PeerError::Memory { slot, source };
         let bytes = memory::size(outbox.as_fd()).map_err(|error| memory(error.into()))?;
         let ring = bytes.saturating_sub(OUTBOX_HEAD);

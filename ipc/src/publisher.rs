@@ -179,6 +179,15 @@ impl Publisher {
         published
     }
 
+    /// As [`Publisher::try_publish`], but a refusal is not counted yet: the caller tries again, or calls
+    /// [`Publisher::reject`].
+    #[cfg(feature = "tokio")]
+    pub(crate) fn attempt(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
+        let published = self.put(channel, &message);
+        self.wake();
+        published
+    }
+
     /// Publishes; waits for room, at most for the herd's stall timeout. A reader that does not move for that long is
     /// stalled from then on: it misses messages and delays nobody until it has caught up.
     ///
@@ -417,7 +426,8 @@ impl Publisher {
         let mut gate = head;
         for (slot, reader) in self.readers.iter().enumerate() {
             let Some(reader) = reader else { continue };
-            let holds = slot != usize::from(SUPERVISOR) && self.running.contains(slot as Slot) && !reader.peer.is_gone();
+            let holds =
+                slot != usize::from(SUPERVISOR) && self.running.contains(slot as Slot) && !reader.peer.is_gone();
             if holds && let Some(held) = self.held[slot].gate(reader.peer.map.load(layout::cursor(me)), head, ring) {
                 gate = gate.min(held);
             }
@@ -480,7 +490,7 @@ impl Publisher {
     }
 
     #[cold]
-    fn reject(&mut self, channel: ChannelId) {
+    pub(crate) fn reject(&mut self, channel: ChannelId) {
         if let Some(view) = self.channels.get_mut(usize::from(channel.0)) {
             view.rejected += 1;
             self.shared.own.store(layout::counter(channel, Counter::Rejected), view.rejected);
@@ -577,6 +587,12 @@ impl Batch<'_> {
             self.publisher.reject(channel);
         }
         published
+    }
+
+    /// As [`Publisher::attempt`], but nobody is woken yet.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn attempt(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
+        self.publisher.put(channel, &message)
     }
 
     /// As [`Publisher::try_publish`], but nobody is woken yet.

@@ -6,9 +6,9 @@
 //! Readers never `load(Acquire)` foreign memory: Rust promises only relaxed loads on read-only pages, so every
 //! acquire is a relaxed load and a [`fence`].
 
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::fence;
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::fence;
 

@@ -12,6 +12,7 @@ use super::registry::{Entry, Process};
 use super::spawner::{Order, Outcome};
 use crate::config::spec::AppSpec;
 use crate::config::variables::{self, Identity};
+use crate::keeper::client::Exit;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, State};
 use crate::logs::{self, Kind as Stream, StreamKey};
@@ -63,6 +64,7 @@ impl Core {
         self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
         self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
         self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
+        let inode = pidfd.inode().unwrap_or(0);
         entry.process = Process::Exists { pid, pidfd, executed: false };
         self.commit(id);
         self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
@@ -70,7 +72,7 @@ impl Core {
         if let Err(error) = self.sampler.add(id, pid) {
             tracing::debug!("instance {id} cannot be sampled: {error}");
         }
-        if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid) {
+        if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid && is_same(stray, inode)) {
             let stray = self.strays.remove(at).expect("its place was just found");
             return self.ended(id, exit_of(stray.status)).await;
         }
@@ -175,6 +177,11 @@ impl Core {
         self.store.forget(Name::new(Kind::Link, id, incarnation.0));
         self.stillborn.push((id, incarnation));
     }
+}
+
+/// Whether an exit that nobody knew was that of the process with this inode; a kernel without them leaves the number.
+fn is_same(stray: &Exit, inode: u64) -> bool {
+    stray.pidfd_inode == 0 || inode == 0 || stray.pidfd_inode == inode
 }
 
 /// Waits until a released process has executed its program, or could not.

@@ -50,7 +50,7 @@ impl Core {
             return self.acknowledge();
         }
         self.globals.exit_sequence = exit.sequence;
-        match self.registry.by_pid(exit.pid) {
+        match self.registry.by_process(exit.pid, exit.pidfd_inode) {
             Some(id) => self.ended(id, exit_of(exit.status)).await,
             None => self.stray(exit),
         }

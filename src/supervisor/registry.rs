@@ -80,8 +80,16 @@ impl Registry {
         self.instances.values().filter(move |entry| entry.app == app)
     }
 
-    pub fn by_pid(&self, pid: u32) -> Option<u32> {
-        self.instances.values().find(|entry| entry.process.pid() == Some(pid)).map(|entry| entry.id)
+    /// The instance whose process this is: by number and, where the kernel gives one, by the pidfd's inode, since a
+    /// number may have been given to another process meanwhile.
+    pub fn by_process(&self, pid: u32, inode: u64) -> Option<u32> {
+        let is_it = |entry: &&Entry| match &entry.process {
+            Process::Exists { pid: known, pidfd, .. } => {
+                *known == pid && (inode == 0 || pidfd.inode().is_ok_and(|known| known == inode))
+            }
+            Process::None | Process::Making => false,
+        };
+        self.instances.values().find(is_it).map(|entry| entry.id)
     }
 
     /// The instances that a selector names, in the order of their ids; `None` when it names nothing.

@@ -309,9 +309,6 @@ fn gather(inherited: BTreeMap<Name, OwnedFd>, around: &Surroundings) -> Vec<Rema
     herds.into_values().collect()
 }
 
-/// The longest sleep: a hostile peer can silence the bell.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-
 /// Drains the supervisor's rings of one herd into the relay's queue. A full queue holds this task up and nobody else:
 /// the supervisor is a reader that may lose, and says so.
 pub(super) fn spawn_drain(
@@ -352,15 +349,7 @@ pub(super) fn spawn_drain(
                 tokio::task::yield_now().await;
                 continue;
             }
-            sleep(&mut drain, &bell).await;
+            herdwire_ipc::tokio::wait_for_news(&mut drain, &bell).await;
         }
     }))
-}
-
-/// Announces the sleep, looks once more, and waits for the bell. Cancelled, the announcement is taken back.
-async fn sleep(drain: &mut Drain, bell: &Watched) {
-    if let Some(_announced) = drain.announce() {
-        // A bell that cannot be waited for leaves the longest sleep, which is what the limit is for.
-        let _ = tokio::time::timeout(LONGEST_SLEEP, bell.edge()).await;
-    }
 }

@@ -14,6 +14,7 @@ use herdwire::keeper::name::{Kind, Name};
 use herdwire::keeper::{self, KeeperOptions, Program};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -99,6 +100,16 @@ impl Herd {
         fs::read_dir(format!("/proc/{}/fd", self.keeper)).unwrap().count()
     }
 
+    /// Waits until so many children of the keeper have ended and were not reaped.
+    pub fn wait_for_zombies(&self, count: usize) {
+        let zombie = format!("Z {} ", self.keeper);
+        let is_ours = |stat: &String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(&zombie));
+        let stat = |entry: io::Result<fs::DirEntry>| fs::read_to_string(entry.ok()?.path().join("stat")).ok();
+        let zombies = || fs::read_dir("/proc").unwrap().filter_map(stat).filter(is_ours).count();
+        let found = wait_until(|| (zombies() == count).then_some(()));
+        found.unwrap_or_else(|| panic!("{} zombies, not {count}", zombies()));
+    }
+
     /// Waits for the keeper's end.
     pub fn exit_code(&self) -> i32 {
         match self.ended.recv_timeout(LIMIT).expect("the keeper does not end") {
@@ -145,6 +156,8 @@ pub fn alive(pid: u32) -> bool {
 
 fn be_keeper(home: &Path, change: impl FnOnce(&mut KeeperOptions)) -> ! {
     let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        // Should the test be killed, nothing of it is to stay.
+        prctl::set_pdeathsig(Signal::SIGTERM).unwrap();
         // As bad a start as a careless parent can give.
         // SAFETY: no handler is installed, only ignored.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
@@ -247,20 +260,16 @@ pub mod supervisor {
         loop {
             let mut line = String::new();
             match commands.read_line(&mut line) {
-                // The test is over. Its home is going and so is the keeper; a real one would end its instances.
-                Ok(0) | Err(_) => wait_for_the_end(&mut link),
+                // The test is over, or was killed. Should the keeper be gone as well, there is nobody to tell.
+                Ok(0) | Err(_) => {
+                    let _ = link.goodbye(0);
+                    std::process::exit(0);
+                }
                 Ok(_) => {}
             }
             let answer = obey(&mut link, line.trim_end(), &mut inheritance.exits, &silent);
             writeln!(commands.get_mut(), "{answer}").unwrap();
         }
-    }
-
-    fn wait_for_the_end(link: &mut KeeperLink) -> ! {
-        while !matches!(news(link), FromKeeper::Stop | FromKeeper::Gone) {}
-        // The keeper may be gone already, and nothing is left to be done then.
-        let _ = link.goodbye(0);
-        std::process::exit(0)
     }
 
     fn say_alive(link: &KeeperLink) -> Arc<AtomicBool> {

@@ -69,7 +69,14 @@ impl RingWriter {
     /// Writes a record that [`RingWriter::fits`]; nobody sees it before [`RingWriter::commit`]. `header` is complete
     /// but for its position and incarnation.
     #[inline]
-    pub(crate) fn write(&mut self, words: &impl OwnWords, need: Need, header: Header, prefix: Option<u128>, payload: &[u8]) {
+    pub(crate) fn write(
+        &mut self,
+        words: &impl OwnWords,
+        need: Need,
+        header: Header,
+        prefix: Option<u128>,
+        payload: &[u8],
+    ) {
         words.store(layout::intent(self.slot), self.head + need.total());
         // Release: pairs with the Acquire fence in `RingReader::overtaken`. A reader that sees any byte written from
         // here on sees the intent as well.

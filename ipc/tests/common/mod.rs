@@ -1,6 +1,8 @@
 //! A herd made by hand: what the supervisor does for its participants, without a supervisor.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod supervisor;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -153,4 +155,13 @@ pub fn payloads(got: &[Got]) -> Vec<String> {
 /// Until when a condition must have come true on this busy machine.
 pub fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(60)
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = deadline();
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::yield_now();
+    }
 }
