@@ -79,4 +79,3 @@ fn add(a: Counters, b: Counters) -> Counters {
         rejected: a.rejected + b.rejected,
     }
 }
-

@@ -23,16 +23,14 @@ use std::time::Instant;
 
 use herdwire_ipc::directory::{Directory, DirectoryError, SlotState};
 use herdwire_ipc::link::ToInstance;
-use herdwire_ipc::{
-    Accusation, Control, Counters, Participant, Place, Publisher, SUPERVISOR, Slot,
-};
+use herdwire_ipc::{Accusation, Control, Counters, Participant, Place, Publisher, SUPERVISOR, Slot};
 use herdwire_ipc::{layout, memory};
 use tokio::task::JoinHandle;
 
+use super::Surroundings;
 use super::barrier::Barrier;
 use super::link::{Key, Link};
 use super::member::{NOBODY, Outbox, Retired, Seat, Standing};
-use super::Surroundings;
 use crate::keeper::name::{Kind, Name};
 use crate::relay::{Message, ToWire};
 
