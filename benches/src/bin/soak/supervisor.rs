@@ -150,13 +150,19 @@ fn settled_descriptors(pids: Pids) -> anyhow::Result<u64> {
 
 /// Starts that no exit explains, by the workers' own accounts and by what the supervisor has counted.
 fn restarted(instances: &[Value], accounts: &[Account]) -> u64 {
-    let of_one = |instance: &Value| {
+    let mut sum = 0;
+    for instance in instances {
         let account = &accounts[index(instance)];
-        let exits = account.figure(Figure::ExitCount);
+        let (starts, exits) = (account.figure(Figure::Starts), account.figure(Figure::ExitCount));
         let counted = instance["pm2_env"]["restart_time"].as_u64().unwrap_or(u64::MAX);
-        counted.abs_diff(exits).max(account.figure(Figure::Starts).abs_diff(exits + 1))
-    };
-    instances.iter().map(of_one).sum()
+        let wrong = counted.abs_diff(exits).max(starts.abs_diff(exits + 1));
+        if wrong > 0 {
+            let id = &instance["pm_id"];
+            eprintln!("instance {id}: {starts} starts, {exits} exits, restart_time {counted}");
+        }
+        sum += wrong;
+    }
+    sum
 }
 
 /// Which instance of its app this is. `jlist` always says.
