@@ -24,7 +24,7 @@ use super::control_server::Asked;
 use super::registry::{Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
-use super::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
@@ -312,6 +312,9 @@ impl Core {
         const LIMIT: Duration = Duration::from_secs(3);
         for key in self.pump.attached() {
             self.pump.drain(key, LIMIT);
+        }
+        if let Some(output) = self.foreground.take() {
+            output.finish(LIMIT);
         }
         // The name goes first, so that nobody finds a socket that does not answer.
         let _ = std::fs::remove_file(self.home.control());

@@ -23,16 +23,14 @@ use std::time::Instant;
 
 use herdwire_ipc::directory::{Directory, DirectoryError, SlotState};
 use herdwire_ipc::link::ToInstance;
-use herdwire_ipc::{
-    Accusation, Control, Counters, Participant, Place, Publisher, SUPERVISOR, Slot,
-};
+use herdwire_ipc::{Accusation, Control, Counters, Participant, Place, Publisher, SUPERVISOR, Slot};
 use herdwire_ipc::{layout, memory};
 use tokio::task::JoinHandle;
 
+use super::Surroundings;
 use super::barrier::Barrier;
 use super::link::{Key, Link};
 use super::member::{NOBODY, Outbox, Retired, Seat, Standing};
-use super::Surroundings;
 use crate::keeper::name::{Kind, Name};
 use crate::relay::{Message, ToWire};
 
@@ -231,9 +229,9 @@ impl Herd {
         }
     }
 
-    /// The slot of an instance that is, or will again be, a participant.
-    pub(super) fn slot_of_instance(&self, instance: u32) -> Option<Slot> {
-        self.seat_of(instance).map(|seat| seat.slot)
+    /// Whether this very process has a seat.
+    pub(super) fn is_seated(&self, key: Key) -> bool {
+        self.slot_of(key).is_some()
     }
 
     /// Beats, lets go of what nobody needs, retries what waits. Once a second or so.
