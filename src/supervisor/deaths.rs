@@ -94,9 +94,11 @@ impl Core {
         entry.process = Process::None;
         self.sampler.remove(id);
         self.wire.down(id, incarnation.0).await;
+        self.live(id, Life::Exited(incarnation, exit)).await;
+        // After the commit: a successor that finds neither the exit in the state nor the process in the store would
+        // take the process for one that was never let go.
         self.store.forget(Name::new(Kind::Pidfd, id, incarnation.0));
         self.store.forget(Name::new(Kind::Link, id, incarnation.0));
-        self.live(id, Life::Exited(incarnation, exit)).await;
     }
 
     pub(super) fn acknowledge(&self) {

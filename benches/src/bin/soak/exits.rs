@@ -29,12 +29,23 @@ pub fn compare(log: &str, instances: &[Value], accounts: &[Account]) -> Comparis
         comparison.wrong += account.figure(Figure::ExitCount) - exits.len() as u64;
         for exit in &exits {
             let expected = vec![format!("exit code {}", exit.code)];
-            comparison.wrong += u64::from(told.remove(&(id, exit.incarnation)) != Some(expected));
+            let words = told.remove(&(id, exit.incarnation));
+            if words.as_ref() != Some(&expected) {
+                eprintln!("instance {id}, incarnation {}: {expected:?} is told as {words:?}", exit.incarnation);
+                comparison.wrong += 1;
+            }
         }
         let last = exits.last().map_or(Value::Null, |exit| json!({ "Code": exit.code }));
-        comparison.wrong += u64::from(instance["herdwire"]["last_exit"] != last);
+        let shown = &instance["herdwire"]["last_exit"];
+        if *shown != last {
+            eprintln!("instance {id}: its last exit is {last} and shown as {shown}");
+            comparison.wrong += 1;
+        }
     }
     // Ends that nobody has chosen.
+    for ((id, incarnation), words) in &told {
+        eprintln!("instance {id}, incarnation {incarnation}: told as {words:?}, but it has not exited");
+    }
     comparison.wrong += told.len() as u64;
     comparison
 }

@@ -23,8 +23,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Logs, rings and descriptors have settled at the latest.
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
-/// One kill in so many comes as soon as the supervisor answers.
-const AT_ONCE: u64 = 4;
+/// An instance exits within this time.
+const EXIT_LIMIT: Duration = Duration::from_secs(3);
+/// How long it takes the supervisor, at most, to answer an exit with a new process.
+const ANSWER: Duration = Duration::from_millis(15);
 /// How many descriptors more or less are none leaked: somebody may just be asking.
 const TOLERANCE: u64 = 2;
 
@@ -79,7 +81,7 @@ fn soak(options: &Options, stand: &mut Stand) -> anyhow::Result<Outcome> {
     let before = settled_descriptors(pids)?;
 
     control.set(Phase::Run);
-    let (kills, longest_absence) = kill_again_and_again(options, stand, pids)?;
+    let (kills, longest_absence) = kill_again_and_again(options, &accounts, stand, pids)?;
     // The last of those who died over it are back.
     interrupt::sleep_until(Instant::now() + Duration::from_secs(1))?;
     control.set(Phase::Stop);
@@ -107,14 +109,26 @@ fn soak(options: &Options, stand: &mut Stand) -> anyhow::Result<Outcome> {
 }
 
 /// Kills the supervisor at random moments; returns how often, and how long it took at most until the next one answered.
-fn kill_again_and_again(options: &Options, stand: &mut Stand, mut pids: Pids) -> anyhow::Result<(u64, Duration)> {
+fn kill_again_and_again(
+    options: &Options,
+    accounts: &[Account],
+    stand: &mut Stand,
+    mut pids: Pids,
+) -> anyhow::Result<(u64, Duration)> {
     let mut random = Random::new()?;
     let longest = Duration::try_from_secs_f64(options.seconds_between).context("--seconds-between")?;
     let mut longest_absence = Duration::ZERO;
     for count in 0..options.kills {
-        let wait = longest * random.below(1000) as u32 / 1000;
-        let at_once = random.below(AT_ONCE) == 0;
-        interrupt::sleep_until(Instant::now() + if at_once { Duration::ZERO } else { wait })?;
+        match random.below(4) {
+            // As soon as it answers.
+            0 => {}
+            // While it is busy with an exit.
+            1 => {
+                wait_for_exit(accounts)?;
+                std::thread::sleep(ANSWER * random.below(1000) as u32 / 1000);
+            }
+            _ => interrupt::sleep_until(Instant::now() + longest * random.below(1000) as u32 / 1000)?,
+        }
         send(pids.supervisor, Signal::SIGKILL)?;
         let killed = Instant::now();
         let mut successor = None;
@@ -130,6 +144,18 @@ fn kill_again_and_again(options: &Options, stand: &mut Stand, mut pids: Pids) ->
         pids = successor;
     }
     Ok((options.kills, longest_absence))
+}
+
+/// Waits until the next instance is about to exit, if one does.
+fn wait_for_exit(accounts: &[Account]) -> anyhow::Result<()> {
+    let exits = || accounts.iter().map(|account| account.figure(Figure::ExitCount)).sum::<u64>();
+    let (before, until) = (exits(), Instant::now() + EXIT_LIMIT);
+    while exits() == before && Instant::now() < until {
+        interrupt::check()?;
+        // Short, since what follows takes milliseconds.
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
 }
 
 /// Descriptors of keeper and supervisor, once their number stays the same.
@@ -150,13 +176,19 @@ fn settled_descriptors(pids: Pids) -> anyhow::Result<u64> {
 
 /// Starts that no exit explains, by the workers' own accounts and by what the supervisor has counted.
 fn restarted(instances: &[Value], accounts: &[Account]) -> u64 {
-    let of_one = |instance: &Value| {
+    let mut sum = 0;
+    for instance in instances {
         let account = &accounts[index(instance)];
-        let exits = account.figure(Figure::ExitCount);
+        let (starts, exits) = (account.figure(Figure::Starts), account.figure(Figure::ExitCount));
         let counted = instance["pm2_env"]["restart_time"].as_u64().unwrap_or(u64::MAX);
-        counted.abs_diff(exits).max(account.figure(Figure::Starts).abs_diff(exits + 1))
-    };
-    instances.iter().map(of_one).sum()
+        let wrong = counted.abs_diff(exits).max(starts.abs_diff(exits + 1));
+        if wrong > 0 {
+            let id = &instance["pm_id"];
+            eprintln!("instance {id}: {starts} starts, {exits} exits, restart_time {counted}");
+        }
+        sum += wrong;
+    }
+    sum
 }
 
 /// Which instance of its app this is. `jlist` always says.
