@@ -57,13 +57,16 @@ pub enum Outcome {
         p50_ns: f64,
         p99_ns: f64,
     },
+    /// With the processor time that it took.
     Sent {
         messages: u64,
+        spent: Duration,
     },
-    /// From the arrival of the first message to that of the last.
+    /// From the arrival of the first message to that of the last; and the processor time of all of it.
     Received {
         messages: u64,
         time: Duration,
+        spent: Duration,
     },
     Cost {
         ns: f64,
