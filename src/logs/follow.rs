@@ -26,6 +26,8 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 pub enum From {
     Start,
     End,
+    /// At this byte, or at its end where it is shorter.
+    Byte(u64),
     /// This many lines before its end.
     Last(usize),
 }
@@ -77,6 +79,7 @@ impl Follower {
             file.at = match from {
                 From::Start => 0,
                 From::End => size,
+                From::Byte(at) => at.min(size),
                 From::Last(lines) => start_of_last(open, size, lines)?,
             };
         }

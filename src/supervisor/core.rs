@@ -313,6 +313,9 @@ impl Core {
         for key in self.pump.attached() {
             self.pump.drain(key, LIMIT);
         }
+        if let Some(output) = &self.foreground {
+            output.finish(LIMIT);
+        }
         // The name goes first, so that nobody finds a socket that does not answer.
         let _ = std::fs::remove_file(self.home.control());
         self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));

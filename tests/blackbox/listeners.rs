@@ -3,18 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use crate::herdwire::{Herdwire, SOON, until};
-
-/// A worker program of these tests, built as an example beside the binary.
-pub fn worker(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_BIN_EXE_herdwire")).with_file_name("examples").join(name);
-    assert!(path.exists(), "{} is missing: `cargo build --examples` makes it", path.display());
-    path
-}
+use crate::herdwire::{Herdwire, SOON, until, worker};
 
 fn start_servers(herdwire: &Herdwire) -> SocketAddr {
     let server = worker("server");

@@ -5,6 +5,8 @@
 
 #[path = "../support/herdwire.rs"]
 mod herdwire;
+#[path = "../support/puppets.rs"]
+mod puppets;
 
 mod adoption;
 mod bad_input;
@@ -16,3 +18,4 @@ mod listeners;
 mod logs;
 mod start;
 mod status;
+mod wire;
