@@ -10,7 +10,9 @@
 pub(crate) use core::sync::atomic::fence;
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::fence;
+pub(crate) use loom::{sync::atomic::fence, thread::yield_now};
+#[cfg(not(loom))]
+pub(crate) use std::thread::yield_now;
 
 /// Memory as 64-bit words, numbered from 0. The door through which foreign bytes come in.
 ///

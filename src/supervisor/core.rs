@@ -24,7 +24,7 @@ use super::control_server::Asked;
 use super::registry::{Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
-use super::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;

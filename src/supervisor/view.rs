@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::clock;
 use super::core::Core;
 use super::registry::Entry;
-use super::snapshot::{ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
+use crate::snapshot::{ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
 use crate::lifecycle::{Exit, State, Trouble};
 use crate::relay::Topic;
 use crate::status::Usage;
@@ -16,8 +16,13 @@ impl Core {
         let usages = self.sampler.sample();
         let usage = |id: u32| usages.iter().find(|(of, _)| *of == id).map(|(_, usage)| *usage);
         let instances = self.registry.instances.values();
-        let instances = instances.map(|entry| self.instance(entry, usage(entry.id), env)).collect();
+        let mut instances: Vec<InstanceView> =
+            instances.map(|entry| self.instance(entry, usage(entry.id), env)).collect();
         let herds = self.mark(self.wire.look().await);
+        let seats = || herds.iter().flat_map(|herd| &herd.seats);
+        for instance in &mut instances {
+            instance.slot = seats().find(|(_, id)| **id == instance.id).map(|(slot, _)| *slot);
+        }
         Snapshot {
             supervisor: self.supervisor(),
             instances,

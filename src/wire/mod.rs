@@ -25,7 +25,7 @@ use crate::config::spec::WireSpec;
 use crate::keeper::handle::Store;
 use crate::keeper::name::Name;
 use crate::relay::{Message, Origin, ToWire, Topic};
-use crate::supervisor::snapshot::HerdView;
+use crate::snapshot::HerdView;
 
 /// Commands that may wait for the wire's task. Whoever finds it full waits; the task itself waits for nobody.
 const COMMANDS: usize = 1024;

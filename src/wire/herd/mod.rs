@@ -229,9 +229,9 @@ impl Herd {
         }
     }
 
-    /// The slot of an instance that is, or will again be, a participant.
-    pub(super) fn slot_of_instance(&self, instance: u32) -> Option<Slot> {
-        self.seat_of(instance).map(|seat| seat.slot)
+    /// Whether this very process has a seat.
+    pub(super) fn is_seated(&self, key: Key) -> bool {
+        self.slot_of(key).is_some()
     }
 
     /// Beats, lets go of what nobody needs, retries what waits. Once a second or so.
