@@ -136,6 +136,11 @@ impl Puppet {
         self.heard.recv_timeout(SOON).unwrap_or_else(|_| panic!("{}:{} hears nothing", self.app, self.index))
     }
 
+    /// What it has heard and nobody has asked for yet; does not wait.
+    pub fn heard_so_far(&self) -> Option<String> {
+        self.heard.try_recv().ok()
+    }
+
     /// The next thing that it hears must be this.
     #[track_caller]
     pub fn must_hear(&self, expected: &str) {
