@@ -26,10 +26,10 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 pub enum From {
     Start,
     End,
-    /// At this byte, or at its end where it is shorter.
-    Byte(u64),
     /// This many lines before its end.
     Last(usize),
+    /// This many bytes after its start, or its end where that comes first.
+    At(u64),
 }
 
 /// A line, or a part of one that is longer than [`LINE_LIMIT`].
@@ -79,7 +79,7 @@ impl Follower {
             file.at = match from {
                 From::Start => 0,
                 From::End => size,
-                From::Byte(at) => at.min(size),
+                From::At(offset) => offset.min(size),
                 From::Last(lines) => start_of_last(open, size, lines)?,
             };
         }

@@ -313,7 +313,7 @@ impl Core {
         for key in self.pump.attached() {
             self.pump.drain(key, LIMIT);
         }
-        if let Some(output) = &self.foreground {
+        if let Some(output) = self.foreground.take() {
             output.finish(LIMIT);
         }
         // The name goes first, so that nobody finds a socket that does not answer.
