@@ -108,7 +108,7 @@ impl Herd {
         let directory = Directory::succeed(memory.as_fd(), remains.directory.as_fd())?;
         let name: Arc<str> = directory.herd_name().into();
         let mut outboxes = remains.outboxes;
-        let own = outboxes.iter().map(|(key, _)| *key).filter(|(slot, _)| *slot == SUPERVISOR).max();
+        let own = outboxes.keys().copied().filter(|(slot, _)| *slot == SUPERVISOR).max();
         let predecessor = own.and_then(|key| outboxes.remove(&key).map(|(memory, bell)| (key.1, memory, bell)));
         let generation = remains.generation + 1;
         let mut herd = Herd::enter(remains.id, name, directory, memory, generation, predecessor, around)?;
