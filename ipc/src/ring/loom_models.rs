@@ -35,7 +35,8 @@ impl Memory {
         let ring = records * RECORD;
         let used = [layout::head(slot), layout::intent(slot)].map(|word| (word, ring));
         let zero = [layout::want(slot), layout::resume(READER)].map(|word| (word, 0));
-        let words = (0..records).flat_map(|record| (0..5).map(move |word| (layout::ring(record * RECORD, ring) + word, 0)));
+        let words =
+            (0..records).flat_map(|record| (0..5).map(move |word| (layout::ring(record * RECORD, ring) + word, 0)));
         Memory::new(used.into_iter().chain(zero).chain(words))
     }
 
