@@ -97,6 +97,12 @@ impl Actor {
         match command {
             Command::Attach { member, link } => self.attach(member, link),
             Command::Down { instance, incarnation } => self.down(Key { instance, incarnation }),
+            Command::Attached => {
+                let members = &self.members;
+                for herd in self.herds.values_mut() {
+                    herd.part_with_the_dead(|key| members.contains_key(&key), &mut self.links, &self.around);
+                }
+            }
             Command::Forget { instance } => {
                 for herd in self.herds.values_mut() {
                     herd.forget(instance, &mut self.links);
@@ -145,7 +151,7 @@ impl Actor {
         if let Some(known) = self.members.remove(&key)
             && let Some(herd) = self.herds.get_mut(&known.member.herd)
         {
-            herd.down(key, &mut self.links);
+            herd.down(key, &mut self.links, &self.around);
         }
         self.links.remove(&key);
     }
@@ -264,7 +270,7 @@ impl Actor {
                     tracing::error!(instance = key.instance, "its readiness could not be passed on");
                 }
             }
-            ToSupervisor::Leave => herd.down(key, links),
+            ToSupervisor::Leave => herd.down(key, links, &self.around),
             ToSupervisor::Accuse { slot, incarnation, reason } => {
                 tracing::warn!(herd = %herd.name, by = key.instance, slot, incarnation, "a participant is accused: {reason}");
             }

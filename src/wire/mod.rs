@@ -61,6 +61,8 @@ enum Command {
         member: Member,
         link: OwnedFd,
     },
+    /// All links that were inherited are attached.
+    Attached,
     Down {
         instance: u32,
         incarnation: u32,
@@ -105,6 +107,11 @@ impl Wire {
     /// A process of an instance may say hello on this link.
     pub async fn attach(&self, member: Member, link: OwnedFd) {
         self.tell(Command::Attach { member, link }).await;
+    }
+
+    /// Every process that lives has been attached. Whoever else sits in a herd is dead.
+    pub async fn attached(&self) {
+        self.tell(Command::Attached).await;
     }
 
     /// A process of an instance is gone; its successor will take its slot.

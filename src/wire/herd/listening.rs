@@ -65,7 +65,7 @@ impl Herd {
         self.settle(links);
     }
 
-    fn tell_all(&self, version: u64, links: &mut Links) {
+    pub(super) fn tell_all(&self, version: u64, links: &mut Links) {
         for key in self.running() {
             tell(links, key, 0, &ToInstance::LookAgain { version }, &[]);
         }
