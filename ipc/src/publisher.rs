@@ -309,7 +309,7 @@ impl Publisher {
             length: message.length() as u32,
             kind: Header::KIND_MESSAGE,
             tag: message.tag as u8,
-            flags: u8::from(to != TO_ALL) * FLAG_TO_ONE | u8::from(message.session.is_some()) * FLAG_SESSION,
+            flags: (u8::from(to != TO_ALL) * FLAG_TO_ONE) | (u8::from(message.session.is_some()) * FLAG_SESSION),
             channel: channel.0,
             to,
             sequence,
