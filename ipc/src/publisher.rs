@@ -309,7 +309,7 @@ impl Publisher {
             length: message.length() as u32,
             kind: Header::KIND_MESSAGE,
             tag: message.tag as u8,
-            flags: u8::from(to != TO_ALL) * FLAG_TO_ONE | u8::from(message.session.is_some()) * FLAG_SESSION,
+            flags: (u8::from(to != TO_ALL) * FLAG_TO_ONE) | (u8::from(message.session.is_some()) * FLAG_SESSION),
             channel: channel.0,
             to,
             sequence,
@@ -598,6 +598,9 @@ impl Publisher {
         let need = self.writer.need(wait.length);
         for slot in 0..MAX_SLOTS {
             let Some(reader) = &self.readers[slot] else { continue };
+            if !self.running.contains(slot as Slot) || slot == usize::from(SUPERVISOR) || reader.peer.is_gone() {
+                continue;
+            }
             let cursor = reader.peer.map.load(layout::cursor(self.shared.place.slot));
             let held = &mut self.held[slot];
             let blocks = held.gate(cursor, head, ring).is_some_and(|gate| !self.writer.fits_behind(need, gate));

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use herdwire_ipc::{
     ChannelId, Directory, LossCause, Outgoing, Participant, PeerError, PublishError, Rule, SUPERVISOR, SlotState, Tag,
     To, layout, memory,
 };
+use proptest::prelude::*;
 
 fn text(text: &str) -> Outgoing<'_> {
     Outgoing { to: To::Subscribers, tag: Tag::Text, session: None, payload: text.as_bytes() }
@@ -487,4 +489,102 @@ fn a_peer_that_breaks_a_rule_is_dropped_reported_and_delays_nobody() {
     assert_eq!((accused.len(), accused[0].slot, accused[0].rule), (1, 3, Rule::Head));
     seated[1].0.publisher.try_publish(chat, text("after")).unwrap();
     assert_eq!(payloads(&drain_all(&mut seated[0].0)), ["after"]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish { bytes: usize, directed: bool },
+    Batch(usize),
+    Turn(usize),
+    ReaderDies,
+    PublisherDies,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0usize..8000, any::<bool>()).prop_map(|(bytes, directed)| Step::Publish { bytes, directed }),
+        4 => (1usize..40).prop_map(Step::Batch),
+        6 => (1usize..60).prop_map(Step::Turn),
+        1 => Just(Step::ReaderDies),
+        1 => Just(Step::PublisherDies),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Against a plain queue: what was accepted arrives once, in order and whole, whoever dies between two calls; a
+    /// publisher is refused only when what is unread fills the ring.
+    #[test]
+    fn a_ring_is_a_queue_that_outlives_both_ends(steps in prop::collection::vec(step(), 1..120)) {
+        let mut herd = Herd::new();
+        let mut seated = herd.seat_all([1, 2]);
+        let chat = herd.subscribe("chat", [2]);
+        let (mut reader, mut reader_kept) = seated.pop().unwrap();
+        let (mut writer, mut writer_kept) = seated.pop().unwrap();
+        let (mut queue, mut number) = (VecDeque::new(), 0u32);
+        let message = |number: u32, bytes: usize| [&number.to_le_bytes()[..], &vec![number as u8; bytes]].concat();
+        for step in steps {
+            match step {
+                Step::Publish { bytes, directed } => {
+                    let payload = message(number, bytes);
+                    let to = if directed { To::Slot(2) } else { To::Subscribers };
+                    match writer.publisher.try_publish(chat, Outgoing { to, ..Outgoing::bytes(&payload) }) {
+                        Ok(_) => queue.push_back(payload),
+                        Err(error) => {
+                            prop_assert_eq!(error, PublishError::Full);
+                            let unread: usize = queue.iter().map(|payload: &Vec<u8>| payload.len() + 96).sum();
+                            prop_assert!(unread > RING as usize / 2, "full with {unread} bytes unread");
+                        }
+                    }
+                    number += 1;
+                }
+                Step::Batch(count) => {
+                    let mut batch = writer.publisher.batch();
+                    for _ in 0..count {
+                        let payload = message(number, 0);
+                        if batch.try_publish(chat, Outgoing::bytes(&payload)).is_ok() {
+                            queue.push_back(payload);
+                        }
+                        number += 1;
+                    }
+                }
+                Step::Turn(limit) => {
+                    let mut got = Vec::new();
+                    reader.drain.turn(limit, |delivery| got.push(delivery.payload.to_vec()));
+                    prop_assert!(got.len() <= limit && (!got.is_empty() || queue.is_empty() || reader.drain.has_news()));
+                    for payload in got {
+                        prop_assert_eq!(Some(payload), queue.pop_front());
+                    }
+                }
+                Step::ReaderDies => {
+                    writer.control.gone(2, reader_kept.incarnation);
+                    let highest = reader.publisher.head();
+                    let (next, kept) = herd.seat(2, reader_kept.incarnation + 1, highest, Some(&reader_kept));
+                    introduce(&next, &writer_kept);
+                    introduce(&writer, &kept);
+                    herd.run(2, kept.incarnation);
+                    (reader, reader_kept) = (next, kept);
+                }
+                Step::PublisherDies => {
+                    reader.control.gone(1, writer_kept.incarnation);
+                    let highest = writer.publisher.head();
+                    let (next, kept) = herd.seat(1, writer_kept.incarnation + 1, highest, Some(&writer_kept));
+                    introduce(&next, &reader_kept);
+                    introduce(&reader, &kept);
+                    herd.run(1, kept.incarnation);
+                    (writer, writer_kept) = (next, kept);
+                    // The next one to die as a reader would not be told of this dead one; it reads first.
+                    for got in drain_all(&mut reader) {
+                        prop_assert_eq!(Some(got.payload), queue.pop_front());
+                    }
+                }
+            }
+        }
+        for got in drain_all(&mut reader) {
+            prop_assert_eq!(Some(got.payload), queue.pop_front());
+        }
+        prop_assert!(queue.is_empty());
+        prop_assert_eq!(reader.drain.lost(), []);
+    }
 }
