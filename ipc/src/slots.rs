@@ -52,8 +52,9 @@ impl SlotSet {
     }
 
     /// Adds every slot of `other`.
-    pub(crate) fn add_all(&mut self, other: SlotSet) {
-        for (word, more) in self.0.iter_mut().zip(other.0) {
+    #[inline]
+    pub(crate) fn add_all(&mut self, other: &SlotSet) {
+        for (word, more) in self.0.iter_mut().zip(&other.0) {
             *word |= more;
         }
     }

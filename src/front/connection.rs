@@ -331,6 +331,8 @@ impl Connection {
         if let Some(held) = self.held.take() {
             permit.send((Origin::Front, held.message));
             self.count_received();
+            // It may have said more; that we did not listen is not its silence.
+            self.pulse.heard(self.now());
         }
         self.understand_unread();
     }

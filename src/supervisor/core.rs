@@ -321,6 +321,18 @@ impl Core {
         self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
         self.shutdown.cancel();
         self.tasks.close();
+        let (front, bridge) = (self.sections.front().cloned(), self.sections.bridge().cloned());
+        let ends = async {
+            if let Some(front) = front {
+                front.stopped().await;
+            }
+            if let Some(bridge) = bridge {
+                bridge.stopped().await;
+            }
+        };
+        if tokio::time::timeout(LIMIT, ends).await.is_err() {
+            tracing::warn!("front and bridge have not ended in time");
+        }
         if tokio::time::timeout(LIMIT, self.tasks.wait()).await.is_err() {
             tracing::warn!("{} tasks have not ended in time", self.tasks.len());
         }

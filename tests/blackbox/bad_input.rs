@@ -55,7 +55,8 @@ impl Undisturbed {
 fn a_config_that_is_not_there_is_named() {
     let place = Undisturbed::new();
     assert!(place.refuses(&["start", "missing.toml"]).contains("missing.toml"));
-    assert!(place.refuses(&["start"]).contains("herdwire.toml"));
+    let ran = place.herdwire.run(&["start"]);
+    assert!(ran.status.code() == Some(2) && ran.stderr.contains("herdwire.toml"), "{ran:?}");
 }
 
 #[test]

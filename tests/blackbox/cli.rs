@@ -58,6 +58,9 @@ fn ping_says_who_answers() {
     assert!(address.ip().is_loopback());
 }
 
+/// A type, as a question to a value.
+type Is = fn(&Value) -> bool;
+
 #[test]
 fn jlist_has_the_keys_that_pm2s_readers_use_with_pm2s_types() {
     let herdwire = Herdwire::new();
@@ -66,7 +69,7 @@ fn jlist_has_the_keys_that_pm2s_readers_use_with_pm2s_types() {
     let number = Value::is_u64;
     let text = Value::is_string;
     let flag = Value::is_boolean;
-    let keys: [(&str, fn(&Value) -> bool); 24] = [
+    let keys: [(&str, Is); 24] = [
         ("/name", text),
         ("/pid", number),
         ("/pm_id", number),

@@ -128,7 +128,7 @@ fn kill_ends_every_instance_the_supervisor_and_the_keeper() {
     let herdwire = Herdwire::new();
     herdwire.ok(&["start", "sleep 1000", "-n", "nap", "-i", "3"]);
     herdwire.ok(&["start", "trap '' INT; sleep 1000 & wait; sleep 1000", "-n", "stubborn", "-k", "200ms"]);
-    assert!(herdwire.processes().len() >= 7);
+    until("all of them run", || herdwire.processes().len() >= 7);
     herdwire.ok(&["kill"]);
     until("nothing runs any more", || herdwire.processes().is_empty());
     assert!(!herdwire.home().join("control.sock").exists(), "the socket is still there");

@@ -3,18 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use crate::herdwire::{Herdwire, SOON, until};
-
-/// A worker program of these tests, built as an example beside the binary.
-pub fn worker(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_BIN_EXE_herdwire")).with_file_name("examples").join(name);
-    assert!(path.exists(), "{} is missing: `cargo build --examples` makes it", path.display());
-    path
-}
+use crate::herdwire::{Herdwire, SOON, until, worker};
 
 fn start_servers(herdwire: &Herdwire) -> SocketAddr {
     let server = worker("server");
@@ -82,7 +74,8 @@ fn a_listener_outlives_the_supervisor() {
     ask(address).unwrap();
     herdwire.ok(&["restart", "server"]);
     let servers = herdwire.instances("server");
-    assert!(servers.iter().any(|server| Ok(server.pid) == ask(address).map_err(drop)));
+    let answered = ask(address).unwrap();
+    assert!(servers.iter().any(|server| server.pid == answered), "{answered} is none of {servers:?}");
     assert_eq!(servers[0].own("listen")[0], format!("tcp://{address}"));
 }
 

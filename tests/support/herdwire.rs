@@ -273,6 +273,13 @@ impl Instance {
     }
 }
 
+/// A worker program of these tests, built as an example beside the binary.
+pub fn worker(name: &str) -> PathBuf {
+    let path = PathBuf::from(BINARY).with_file_name("examples").join(name);
+    assert!(path.exists(), "{} is missing: `cargo build --examples` makes it", path.display());
+    path
+}
+
 /// An error as the house says it: what, perhaps why, perhaps what to do; no Rust in it and no stack.
 #[track_caller]
 pub fn assert_is_a_clear_error(stderr: &str) {

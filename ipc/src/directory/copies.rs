@@ -23,12 +23,7 @@ pub(crate) fn commit(own: &impl OwnWords, counter: usize, words: &[u64], copy: i
 }
 
 /// The current copy of an entry; `None` when it has none yet, or never held still.
-pub(crate) fn read(
-    from: &impl Words,
-    counter: usize,
-    words: usize,
-    copy: impl Fn(u64) -> usize,
-) -> Option<Vec<u64>> {
+pub(crate) fn read(from: &impl Words, counter: usize, words: usize, copy: impl Fn(u64) -> usize) -> Option<Vec<u64>> {
     let mut taken = Vec::with_capacity(words);
     for _ in 0..ATTEMPTS {
         let before = from.load(counter);

@@ -98,7 +98,8 @@ impl DirectoryReader {
         if usize::from(id.0) >= MAX_CHANNELS {
             return None;
         }
-        let words = copies::read(&self.map, at::channel(id), at::CHANNEL_WORDS, |counter| at::channel_copy(id, counter))?;
+        let words =
+            copies::read(&self.map, at::channel(id), at::CHANNEL_WORDS, |counter| at::channel_copy(id, counter))?;
         ChannelEntry::from_words(&words)
     }
 

@@ -110,6 +110,7 @@ pub const RATIOS: &[(&str, &str, &str)] = &[
     ("throughput_64_vs_pipe", "throughput_64", "throughput_64_pipe"),
     ("throughput_64_vs_unix", "throughput_64", "throughput_64_unix"),
     ("throughput_64_vs_redis", "throughput_64", "throughput_64_redis"),
+    ("throughput_64_cost_vs_pipe", "throughput_64_cost", "throughput_64_pipe_cost"),
     ("throughput_64_onecore_vs_pipe", "throughput_64_onecore", "throughput_64_onecore_pipe"),
     ("throughput_64_twocores_vs_pipe", "throughput_64_twocores", "throughput_64_twocores_pipe"),
     ("throughput_64_busy_vs_pipe", "throughput_64_busy", "throughput_64_busy_pipe"),
@@ -124,11 +125,33 @@ pub const RATIOS: &[(&str, &str, &str)] = &[
 impl Case {
     /// Whether this machine has what it needs.
     pub fn is_possible(&self, setting: &Setting) -> bool {
-        let (by, placement) = match self.measure {
-            Measure::RoundTrip { by, placement } | Measure::Stream { by, placement, .. } => (by, placement),
+        let placement = match self.measure {
+            Measure::RoundTrip { placement, .. } | Measure::Stream { placement, .. } => placement,
             Measure::PublishCost { .. } => return true,
         };
-        placement.is_possible(&setting.cores) && (by != By::Redis || setting.redis.is_some())
+        placement.is_possible(&setting.cores) && (self.by() != Some(By::Redis) || setting.redis.is_some())
+    }
+
+    /// What carries its messages, if they leave the process.
+    pub fn by(&self) -> Option<By> {
+        match self.measure {
+            Measure::RoundTrip { by, .. } | Measure::Stream { by, .. } => Some(by),
+            Measure::PublishCost { .. } => None,
+        }
+    }
+
+    /// Whether its processor time is printed too. That of a server in between would be missing.
+    pub fn shows_cost(&self) -> bool {
+        matches!(
+            self.measure,
+            Measure::Stream {
+                by: By::Wire | By::Pipe | By::Unix,
+                placement: Unpinned,
+                size: 64,
+                readers: 1,
+                busy: false
+            }
+        )
     }
 
     /// p50 and p99 in nanoseconds.
@@ -143,8 +166,8 @@ impl Case {
         }
     }
 
-    /// Messages per second at the slowest reader.
-    pub fn stream(&self, setting: &Setting) -> Result<f64> {
+    /// Messages per second at the slowest reader, and the processor time of both ends for one message in nanoseconds.
+    pub fn stream(&self, setting: &Setting) -> Result<(f64, f64)> {
         let Measure::Stream { by, placement, size, readers, busy } = self.measure else {
             bail!("{} is no stream", self.metric)
         };
@@ -156,21 +179,22 @@ impl Case {
         self.rate(&begin(ends)?)
     }
 
-    /// The rate, once it is sure that every reader has got all that was sent.
-    fn rate(&self, outcomes: &[Outcome]) -> Result<f64> {
-        let Some((Outcome::Sent { messages: sent }, readers)) = outcomes.split_first() else {
+    /// The rate and the cost, once it is sure that every reader has got all that was sent.
+    fn rate(&self, outcomes: &[Outcome]) -> Result<(f64, f64)> {
+        let Some((Outcome::Sent { messages: sent, spent }, readers)) = outcomes.split_first() else {
             bail!("{}: {outcomes:?}", self.metric)
         };
-        let mut slowest = f64::INFINITY;
+        let (mut slowest, mut cost) = (f64::INFINITY, spent.as_nanos() as f64 / *sent as f64);
         for reader in readers {
             match reader {
-                Outcome::Received { messages, time } if messages == sent => {
+                Outcome::Received { messages, time, spent } if messages == sent => {
                     slowest = slowest.min(*messages as f64 / time.as_secs_f64());
+                    cost += spent.as_nanos() as f64 / *messages as f64;
                 }
                 other => bail!("{}: {sent} messages were sent, a reader says {other:?}", self.metric),
             }
         }
-        Ok(slowest)
+        Ok((slowest, cost))
     }
 
     /// Nanoseconds of one publish.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{redis, streams, wired};
@@ -56,13 +57,16 @@ pub enum Outcome {
         p50_ns: f64,
         p99_ns: f64,
     },
+    /// With the processor time that it took.
     Sent {
         messages: u64,
+        spent: Duration,
     },
-    /// From the arrival of the first message to that of the last.
+    /// From the arrival of the first message to that of the last; and the processor time of all of it.
     Received {
         messages: u64,
         time: Duration,
+        spent: Duration,
     },
     Cost {
         ns: f64,
@@ -122,6 +126,7 @@ pub fn latency(limit: Duration, mut round_trip: impl FnMut() -> Result<()>) -> R
 pub fn sending(size: usize, limit: Duration, mut send: impl FnMut(&[u8]) -> Result<()>) -> Result<Outcome> {
     let mut message = vec![0x5a; size];
     let mut messages = 0;
+    let before = processor_time()?;
     let start = Instant::now();
     while start.elapsed() < limit {
         for _ in 0..BETWEEN_LOOKS {
@@ -132,18 +137,23 @@ pub fn sending(size: usize, limit: Duration, mut send: impl FnMut(&[u8]) -> Resu
     }
     message[..8].copy_from_slice(&LAST.to_le_bytes());
     send(&message)?;
-    Ok(Outcome::Sent { messages: messages + 1 })
+    Ok(Outcome::Sent { messages: messages + 1, spent: processor_time()? - before })
 }
 
 /// Counts what arrives, and sees to it that nothing is missing.
-#[derive(Default)]
 pub struct Receiving {
+    before: Duration,
     messages: u64,
     first: Option<Instant>,
     last: bool,
 }
 
 impl Receiving {
+    /// Begins to count processor time.
+    pub fn new() -> Result<Receiving> {
+        Ok(Receiving { before: processor_time()?, messages: 0, first: None, last: false })
+    }
+
     /// Something arrives: the clock runs from the first time on.
     pub fn begin(&mut self) {
         self.first.get_or_insert_with(Instant::now);
@@ -160,10 +170,16 @@ impl Receiving {
     }
 
     /// The result, once the last message was taken.
-    pub fn outcome(&self) -> Option<Outcome> {
-        let first = self.first?;
-        self.last.then(|| Outcome::Received { messages: self.messages, time: first.elapsed() })
+    pub fn outcome(&self) -> Result<Option<Outcome>> {
+        let Some(first) = self.first.filter(|_| self.last) else { return Ok(None) };
+        let spent = processor_time()? - self.before;
+        Ok(Some(Outcome::Received { messages: self.messages, time: first.elapsed(), spent }))
     }
+}
+
+/// Processor time of this process so far.
+pub fn processor_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
 }
 
 /// The number at the beginning of a message.
@@ -177,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_missing_spoils_the_measurement() {
-        let mut receiving = Receiving::default();
+        let mut receiving = Receiving::new().unwrap();
         receiving.begin();
         receiving.take(&1u64.to_le_bytes()).unwrap();
         assert!(receiving.take(&3u64.to_le_bytes()).is_err());
@@ -185,13 +201,13 @@ mod tests {
 
     #[test]
     fn what_is_sent_adds_up_to_what_is_received() {
-        let mut receiving = Receiving::default();
+        let mut receiving = Receiving::new().unwrap();
         let sent = sending(64, Duration::ZERO, |message| {
             receiving.begin();
             receiving.take(message)
         });
-        let Outcome::Sent { messages: sent } = sent.unwrap() else { panic!() };
-        let Some(Outcome::Received { messages, .. }) = receiving.outcome() else { panic!() };
+        let Outcome::Sent { messages: sent, .. } = sent.unwrap() else { panic!() };
+        let Some(Outcome::Received { messages, .. }) = receiving.outcome().unwrap() else { panic!() };
         assert_eq!((sent, messages), (1, 1));
     }
 }

@@ -17,7 +17,7 @@ use clap::Args;
 
 use crate::figures::Figures;
 use crate::placement;
-use cases::{CASES, Case, Measure, RATIOS};
+use cases::{By, CASES, Case, Measure, RATIOS};
 use redis::Server;
 
 pub use ends::{Job, Outcome, work};
@@ -50,8 +50,10 @@ struct Setting {
 pub fn run(options: &Options) -> Result<()> {
     let (rounds, millis) = if options.quick { (1, 100) } else { (options.rounds.max(1), options.millis.max(1)) };
     let cores = placement::cores()?;
-    let redis = Server::start()?;
-    if redis.is_none() {
+    let cases = || CASES.iter().filter(|case| case.metric.starts_with(&options.only));
+    let needs_redis = cases().any(|case| case.by() == Some(By::Redis));
+    let redis = if needs_redis { Server::start()? } else { None };
+    if needs_redis && redis.is_none() {
         eprintln!("bench: redis-server is not installed: its figures are left out");
     }
     eprintln!("bench: {rounds} rounds of {millis} ms each, {} cores, unpinned unless the metric says so", cores.len());
@@ -59,7 +61,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut figures = Figures::default();
     for round in 1..=rounds {
         eprintln!("bench: round {round} of {rounds}");
-        for case in CASES.iter().filter(|case| case.metric.starts_with(&options.only) && case.is_possible(&setting)) {
+        for case in cases().filter(|case| case.is_possible(&setting)) {
             sample(case, &setting, &mut figures)?;
         }
     }
@@ -79,11 +81,15 @@ fn sample(case: &Case, setting: &Setting, figures: &mut Figures) -> Result<()> {
             figures.add(metric, "us", p50 / 1e3);
             figures.add(&format!("{metric}_p99"), "us", p99 / 1e3);
         }
-        Measure::Stream { size, readers, .. } => {
-            let per_second = case.stream(setting)?;
-            match (size, readers) {
-                (..1024, _) | (1024, _) => figures.add(metric, "msgs/s", per_second),
-                _ => figures.add(metric, "GB/s", per_second * size as f64 / 1e9),
+        Measure::Stream { size, .. } => {
+            let (per_second, cost) = case.stream(setting)?;
+            if size <= 1024 {
+                figures.add(metric, "msgs/s", per_second);
+            } else {
+                figures.add(metric, "GB/s", per_second * size as f64 / 1e9);
+            }
+            if case.shows_cost() {
+                figures.add(&format!("{metric}_cost"), "ns", cost);
             }
         }
         Measure::PublishCost { .. } => figures.add(metric, "ns", case.publish_cost(setting)?),

@@ -226,13 +226,13 @@ pub fn send(socket: &Path, line: &Line, size: usize, limit: Duration) -> Result<
 pub fn receive(socket: &Path, line: &Line, size: usize) -> Result<Outcome> {
     let mut pings = Subscription::connect(socket, "ping", size)?;
     line.ready()?;
-    let mut receiving = Receiving::default();
+    let mut receiving = Receiving::new()?;
     loop {
         pings.read(|message| {
             receiving.begin();
             receiving.take(message)
         })?;
-        if let Some(outcome) = receiving.outcome() {
+        if let Some(outcome) = receiving.outcome()? {
             return Ok(outcome);
         }
     }

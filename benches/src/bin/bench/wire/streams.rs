@@ -71,7 +71,7 @@ pub fn send(descriptors: Vec<OwnedFd>, line: &Line, size: usize, limit: Duration
 pub fn receive(descriptors: Vec<OwnedFd>, line: &Line, size: usize) -> Result<Outcome> {
     let (mut from, _to) = only_pair(descriptors)?;
     line.ready()?;
-    let mut receiving = Receiving::default();
+    let mut receiving = Receiving::new()?;
     let mut buffer = vec![0; READ.max(4 * size)];
     let mut filled = 0;
     loop {
@@ -88,7 +88,7 @@ pub fn receive(descriptors: Vec<OwnedFd>, line: &Line, size: usize) -> Result<Ou
         }
         buffer.copy_within(whole..filled, 0);
         filled -= whole;
-        if let Some(outcome) = receiving.outcome() {
+        if let Some(outcome) = receiving.outcome()? {
             return Ok(outcome);
         }
     }

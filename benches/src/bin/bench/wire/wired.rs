@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use herdwire_ipc::{Drain, Outgoing, Participant, TURN};
-use nix::time::{ClockId, clock_gettime};
 
-use super::ends::{LAST, Outcome, Receiving, first_word, latency, sending};
+use super::ends::{LAST, Outcome, Receiving, first_word, latency, processor_time, sending};
 use super::herd::{Herd, PING, PONG};
 use crate::end::Line;
 
@@ -64,7 +63,7 @@ pub fn send(mut me: Participant, line: &Line, size: usize, limit: Duration) -> R
 /// Drains until the last message.
 pub fn receive(mut me: Participant, line: &Line) -> Result<Outcome> {
     line.ready()?;
-    let mut receiving = Receiving::default();
+    let mut receiving = Receiving::new()?;
     let mut fault = Ok(());
     loop {
         let turn = me.drain.turn(TURN, |delivery| {
@@ -74,7 +73,7 @@ pub fn receive(mut me: Participant, line: &Line) -> Result<Outcome> {
             }
         });
         std::mem::replace(&mut fault, Ok(()))?;
-        if let Some(outcome) = receiving.outcome() {
+        if let Some(outcome) = receiving.outcome()? {
             return Ok(outcome);
         }
         rest(&mut me.drain, turn.more);
@@ -89,7 +88,7 @@ fn rest(drain: &mut Drain, stay_awake: bool) {
 
 /// What a publish costs when nobody hears it, or when readers hear it that are awake. Those live in this very process
 /// and drain while the clock stands still, so that nobody competes for the cores and nothing is ever full. The clock is
-/// the thread's own processor time: a stranger that takes the core away in the middle of a burst is no cost of ours.
+/// the process's own processor time: a stranger that takes the core away in the middle of a burst is no cost of ours.
 pub fn publish_cost(line: &Line, awake: u16, limit: Duration) -> Result<Outcome> {
     let mut herd = Herd::make(1 + usize::from(awake))?.seat_here()?;
     let mut readers = herd.split_off(1);
@@ -110,8 +109,4 @@ pub fn publish_cost(line: &Line, awake: u16, limit: Duration) -> Result<Outcome>
         }
     }
     Ok(Outcome::Cost { ns: spent.as_nanos() as f64 / messages as f64 })
-}
-
-fn processor_time() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
