@@ -494,7 +494,7 @@ impl Drain {
             Some(incoming) => {
                 let next = std::mem::take(&mut self.lanes[index].next);
                 let lane = Lane { next, ..self.lane(incoming) };
-                self.shared.own.publish(layout::cursor(lane.peer.slot), lane.shown);
+                self.shared.show_start(lane.peer.slot, lane.shown);
                 self.lanes[index] = lane;
                 true
             }
@@ -522,7 +522,7 @@ impl Drain {
                 Some(lane) => lane.next.push_back(incoming),
                 None => {
                     let lane = self.lane(incoming);
-                    self.shared.own.publish(layout::cursor(lane.peer.slot), lane.shown);
+                    self.shared.show_start(lane.peer.slot, lane.shown);
                     self.lanes.push(lane);
                 }
             }

@@ -231,6 +231,13 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Shows where a peer's ring will be read from. Never less than what was shown before: our predecessor may have
+    /// read past a whole ring that we are about to find finished, and our successor goes on from what we show.
+    pub(crate) fn show_start(&self, slot: Slot, start: u64) {
+        let cursor = layout::cursor(slot);
+        self.own.publish(cursor, start.max(self.own.load(cursor)));
+    }
+
     fn changed(&self) {
         self.changes.fetch_add(1, Release);
         // Whoever sleeps has to look again.
@@ -352,7 +359,7 @@ impl Control {
         table.forget(slot, |_| true);
         if last == Met::default() {
             // The first of its slot: the drain reads nothing else of it. Shown now, since it may not be turned soon.
-            shared.own.publish(layout::cursor(slot), start);
+            shared.show_start(slot, start);
         }
         if table.incoming.len() >= MAX_INCOMING {
             table.incoming.retain(|incoming| !incoming.peer.is_gone());

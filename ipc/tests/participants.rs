@@ -293,6 +293,33 @@ fn a_successor_reads_what_its_predecessor_had_not_shown_as_read() {
 }
 
 #[test]
+fn a_successor_that_dies_before_its_first_turn_leaves_the_cursors_as_it_found_them() {
+    let mut herd = Herd::new();
+    let mut seated = herd.seat_all([1, 2]);
+    let chat = herd.subscribe("chat", [2]);
+    seated[0].0.publisher.try_publish(chat, text("old")).unwrap();
+    let highest = seated[0].0.publisher.head();
+    let (mut publisher, kept) = herd.seat(1, 2, highest, Some(&seated[0].1));
+    introduce(&publisher, &seated[1].1);
+    introduce(&seated[1].0, &kept);
+    herd.run(1, 2);
+    publisher.publisher.try_publish(chat, text("new")).unwrap();
+    assert_eq!(payloads(&drain_all(&mut seated[1].0)), ["old", "new"]);
+    // Both rings are introduced to each successor, since somebody else may have to read the first.
+    let meet_both = |successor: &Participant| {
+        let old = &seated[0].1;
+        successor.control.add_peer(1, 1, old.outbox(), old.bell(), true).unwrap();
+        introduce(successor, &kept);
+    };
+    let (second, second_kept) = herd.seat(2, 2, 0, Some(&seated[1].1));
+    meet_both(&second);
+    drop(second);
+    let (mut third, _) = herd.seat(2, 3, 0, Some(&second_kept));
+    meet_both(&third);
+    assert_eq!(payloads(&drain_all(&mut third)), Vec::<String>::new());
+}
+
+#[test]
 fn a_slot_that_is_down_delays_nobody_and_its_successor_counts_what_was_overwritten() {
     let mut herd = Herd::new();
     let mut seated = herd.seat_all([1, 2]);

@@ -15,13 +15,20 @@ use flood::account::{Account, Figure};
 use flood::control::{Control, Phase};
 use flood::message::{self, MIN_SIZE, Stamp};
 use flood::verifier::Verifier;
-use herdwire_ipc::{Channel, Herd, Inbox, Outgoing, PublishError, Publisher};
+use herdwire_ipc::{Channel, Herd, Inbox, Neighbour, Outgoing, PublishError, Publisher, SlotState};
 
 /// How long a thread sleeps before it looks at the phase again.
 const NAP: Duration = Duration::from_millis(20);
+/// Messages between two looks at how far the siblings are.
+const LOOK: u32 = 64;
+/// Messages between two breaths of a publisher that is ahead. It slows down and never stops: nobody is to wait for a
+/// sibling that has just come back.
+const SLOW: u32 = 8;
+const BREATH: Duration = Duration::from_millis(1);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let size = size()?;
+    let arguments = Arguments::parse()?;
+    let size = arguments.size;
     let folder =
         PathBuf::from(std::env::var_os("FLOOD_FOLDER").ok_or("FLOOD_FOLDER is not set: who keeps my account?")?);
     let (herd, mut inbox) = herdwire_ipc::connect()?;
@@ -32,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let publisher = scope.spawn(|| {
-            let result = publish(&herd, &channel, &account, &control, size, &ended);
+            let result = publish(&herd, &channel, &account, &control, &arguments, &ended);
             if let Err(error) = &result {
                 eprintln!("the publisher has ended: {error}");
             }
@@ -45,18 +52,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// `--size BYTES`, 64 by default.
-fn size() -> Result<usize, Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let size = match arguments.as_slice() {
-        [] => 64,
-        [name, value] if name == "--size" => value.parse()?,
-        _ => return Err("usage: flood [--size BYTES]".into()),
-    };
-    if size < MIN_SIZE {
-        return Err(format!("a message has at least {MIN_SIZE} bytes").into());
+/// What the command line says.
+struct Arguments {
+    /// Bytes of a message.
+    size: usize,
+    /// Bytes that may be unread by a sibling that lives, before the publisher slows down: what a ring holds beyond them
+    /// is for siblings that restart, for whom nobody waits. Without it the rings alone decide.
+    window: u64,
+}
+
+impl Arguments {
+    fn parse() -> Result<Arguments, Box<dyn Error>> {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let mut arguments = Arguments { size: 64, window: u64::MAX };
+        for pair in words.chunks(2) {
+            match pair {
+                [name, value] if name == "--size" => arguments.size = value.parse()?,
+                [name, value] if name == "--window" => arguments.window = value.parse()?,
+                _ => return Err("usage: flood [--size BYTES] [--window BYTES]".into()),
+            }
+        }
+        if arguments.size < MIN_SIZE {
+            return Err(format!("a message has at least {MIN_SIZE} bytes").into());
+        }
+        Ok(arguments)
     }
-    Ok(size)
 }
 
 /// Publishes message after message while the phase says so.
@@ -65,12 +85,13 @@ fn publish(
     channel: &Channel,
     account: &Account,
     control: &Control,
-    size: usize,
+    arguments: &Arguments,
     ended: &AtomicBool,
 ) -> Result<(), PublishError> {
     let me = herd.me();
     let mut publisher = herd.publisher();
-    let mut buffer = vec![0; size];
+    let mut buffer = vec![0; arguments.size];
+    let mut until_look = 0;
     while !ended.load(Relaxed) {
         match control.phase() {
             Phase::Wait => std::thread::sleep(NAP),
@@ -79,6 +100,14 @@ fn publish(
                 message::write(&mut buffer, Stamp { publisher: me.index, incarnation: me.incarnation, sequence });
                 publish_one(&mut publisher, channel, account, &buffer)?;
                 account.commit(sequence);
+                if until_look == 0 {
+                    let ahead = arguments.window != u64::MAX && is_ahead(herd, publisher.head(), arguments.window);
+                    until_look = if ahead { SLOW } else { LOOK };
+                    if ahead {
+                        std::thread::sleep(BREATH);
+                    }
+                }
+                until_look -= 1;
             }
             Phase::Stop => {
                 account.set(Figure::Finished, 1);
@@ -87,6 +116,14 @@ fn publish(
         }
     }
     Ok(())
+}
+
+/// Whether a sibling that lives has more unread than it should.
+fn is_ahead(herd: &Herd, head: u64, window: u64) -> bool {
+    let unread =
+        |reader: &Neighbour| herd.control().cursor(reader.slot, herd.me().slot).map(|at| head.saturating_sub(at));
+    let living = herd.peers().into_iter().filter(|peer| peer.state == SlotState::Running);
+    living.filter_map(|peer| unread(&peer)).any(|unread| unread > window)
 }
 
 /// Publishes one message, however long there is no room for it.

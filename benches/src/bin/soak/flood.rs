@@ -22,6 +22,8 @@ const QUIET_LIMIT: Duration = Duration::from_secs(30);
 const RECOVERY: Duration = Duration::from_secs(1);
 /// Memory is measured from here on.
 const SETTLED: Duration = Duration::from_secs(5);
+/// Bytes that may be unread before publishers slow down, where workers are killed.
+const WINDOW: u64 = 2 << 20;
 /// The most that memory may grow by.
 const GROWTH_MIB: f64 = 10.0;
 /// The longest that nothing may arrive at a worker that lives, when others are killed.
@@ -105,12 +107,13 @@ fn memory_mib(accounts: &[Account], pids: Pids) -> f64 {
 
 fn config(options: &Options, stand: &Stand) -> anyhow::Result<String> {
     let program = place::built("flood")?;
-    let ring = options.ring.as_deref().unwrap_or(match options.kill_every {
-        None => "16MiB",
-        // While a worker restarts, nobody waits for it, and what the others publish meanwhile is kept only as far as
-        // their rings reach. The largest there are hold half a second of a flood that a fast machine needs two for.
-        Some(_) => "64MiB",
-    });
+    // While a worker restarts, nobody waits for it, and what the others publish meanwhile is kept only as far as their
+    // rings reach beyond what it had not read yet. So they slow down long before the rings are full.
+    let (ring, window) = match options.kill_every {
+        None => ("16MiB", String::new()),
+        Some(_) => ("64MiB", format!(r#", "--window", "{WINDOW}""#)),
+    };
+    let ring = options.ring.as_deref().unwrap_or(ring);
     Ok(format!(
         r#"
 [status]
@@ -120,7 +123,7 @@ listen = "127.0.0.1:0"
 name = "flood"
 script = {program:?}
 interpreter = "none"
-args = ["--size", "{size}"]
+args = ["--size", "{size}"{window}]
 instances = {workers}
 env = {{ FLOOD_FOLDER = {folder:?} }}
 wait_ready = true
