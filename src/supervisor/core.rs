@@ -24,7 +24,6 @@ use super::control_server::Asked;
 use super::registry::{Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
-use crate::snapshot::Snapshot;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
@@ -37,6 +36,7 @@ use crate::lifecycle::{Action, Event as Life, Exit, Incarnation};
 use crate::logs::{Event as LogEvent, Kind as Stream, Pump};
 use crate::process::{ExecFailure, OpenFiles};
 use crate::relay::NodeId;
+use crate::snapshot::Snapshot;
 use crate::status::{Host, Sampler};
 use crate::wire::{Notice, Wire};
 
@@ -287,7 +287,8 @@ impl Core {
         }
         let has_run = self.foreground.is_some() && !self.registry.instances.is_empty();
         match (self.run_failed, self.foreground.is_some()) {
-            (true, _) => Some(1),
+            // An app that failed says more than that something did.
+            (true, _) => Some(self.worst_exit().max(1)),
             (false, true) if has_run || self.globals.ending => Some(self.worst_exit()),
             (false, _) => self.globals.ending.then_some(0),
         }

@@ -15,11 +15,11 @@ use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::deaths::describe;
 use super::registry::{App, Entry, Process};
-use crate::snapshot::InstanceView;
 use crate::config::spec::{AppSpec, Settings};
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Instance, State, Trouble};
+use crate::lifecycle::{Event as Life, Exit, Instance, State, Trouble};
 use crate::process::{listen, sealed};
+use crate::snapshot::InstanceView;
 
 /// Beyond what an app's own limits allow, an answer is owed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -351,7 +351,8 @@ impl Core {
                     if let Some(failure) = self.failed(entry, *before) {
                         return Some(Err(failure));
                     }
-                    matches!(entry.life.state(), State::Online { .. }) && entry.life.incarnation().0 > *before
+                    let is_online = matches!(entry.life.state(), State::Online { .. });
+                    (is_online || self.is_done(entry)) && entry.life.incarnation().0 > *before
                 }
                 Goal::Stopped => matches!(entry.life.state(), State::Stopped | State::Errored),
                 Goal::Gone => false,
@@ -375,7 +376,7 @@ impl Core {
             State::Errored | State::WaitingRestart { .. } => true,
             // Started again after its first death: the first reason counts.
             State::Launching { .. } => entry.life.incarnation().0 > before + 1 && entry.failure.is_some(),
-            State::Stopped => true,
+            State::Stopped => !self.is_done(entry),
             State::Online { .. } | State::Stopping { .. } => false,
         };
         if !given_up {
@@ -394,6 +395,13 @@ impl Core {
         let failure = Failure::new(format!("instance {name} {why}"));
         let failure = entry.failure.iter().fold(failure, |failure, cause| failure.cause(cause));
         Some(failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display())))
+    }
+
+    /// Whether it was to run once, has, and ended well: it may have been online for a moment only.
+    fn is_done(&self, entry: &Entry) -> bool {
+        let once = !self.registry.app_of(entry).spec.rules.autorestart;
+        let well = entry.life.last_exit() == Some(Exit::Code(0));
+        once && well && entry.life.state() == State::Stopped
     }
 
     pub(super) fn answer_all(&mut self, response: &Response) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::clock;
 use super::core::Core;
 use super::registry::Entry;
-use crate::snapshot::{ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
 use crate::lifecycle::{Exit, State, Trouble};
 use crate::relay::Topic;
+use crate::snapshot::{ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
 use crate::status::Usage;
 
 impl Core {

@@ -39,6 +39,15 @@ fn an_instance_that_ends_stays_ended_when_it_is_not_to_be_restarted() {
 }
 
 #[test]
+fn apps_that_run_once_and_end_well_have_been_started() {
+    let herdwire = Herdwire::new();
+    let app = |name: &str| format!("[[app]]\nname = {name:?}\nscript = \"true\"\nautorestart = false\n");
+    herdwire.write("herdwire.toml", &["a", "b", "c", "d"].map(app).concat());
+    herdwire.ok(&["start"]);
+    herdwire.ok(&["restart", "all"]);
+}
+
+#[test]
 fn a_restart_waits_for_restart_delay() {
     let herdwire = Herdwire::new();
     herdwire.run(&["start", "exit 1", "-n", "slow", "--restart-delay", "1h"]);
