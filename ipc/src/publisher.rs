@@ -53,6 +53,7 @@ impl<'a> Outgoing<'a> {
         Outgoing { to: To::Subscribers, tag: Tag::Bytes, session: None, payload }
     }
 
+    #[inline]
     fn length(&self) -> u64 {
         self.payload.len() as u64 + self.session.map_or(0, |_| SESSION_BYTES as u64)
     }
@@ -314,7 +315,7 @@ impl Publisher {
         let readers = &mut self.readers;
         self.to_wake.for_each(|slot| {
             if let Some(reader) = &mut readers[usize::from(slot)]
-                && reader.waker.must_ring(&reader.peer.map, slot)
+                && reader.waker.must_ring(&reader.peer.map)
             {
                 reader.peer.ring_bell();
             }
@@ -336,7 +337,7 @@ impl Publisher {
             };
             if !same {
                 self.held[slot].renew();
-                self.readers[slot] = newest.clone().map(|peer| Reader { peer, waker: Waker::default() });
+                self.readers[slot] = newest.clone().map(|peer| Reader { peer, waker: Waker::new(slot as Slot) });
             }
         }
         if !Arc::ptr_eq(&self.directory, &table.directory) {
@@ -483,6 +484,7 @@ impl Publisher {
         }
     }
 
+    #[inline]
     fn count_published(&mut self, channel: ChannelId) {
         let view = &mut self.channels[usize::from(channel.0)];
         view.published += 1;

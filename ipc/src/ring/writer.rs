@@ -23,6 +23,9 @@ impl Need {
 #[derive(Debug)]
 pub(crate) struct RingWriter {
     slot: Slot,
+    /// Where the words stand that every record moves; worked out once.
+    head_word: usize,
+    intent_word: usize,
     incarnation: u16,
     ring: u64,
     head: u64,
@@ -33,7 +36,16 @@ pub(crate) struct RingWriter {
 
 impl RingWriter {
     pub(crate) fn new(slot: Slot, incarnation: u32, ring: u64, base: u64) -> RingWriter {
-        RingWriter { slot, incarnation: incarnation as u16, ring, head: base, gate: base, marked: None }
+        RingWriter {
+            slot,
+            head_word: layout::head(slot),
+            intent_word: layout::intent(slot),
+            incarnation: incarnation as u16,
+            ring,
+            head: base,
+            gate: base,
+            marked: None,
+        }
     }
 
     #[inline]
@@ -53,6 +65,7 @@ impl RingWriter {
         self.fits_behind(need, self.gate)
     }
 
+    #[inline]
     pub(crate) fn fits_behind(&self, need: Need, gate: u64) -> bool {
         self.head + need.total() - gate <= self.ring
     }
@@ -77,7 +90,7 @@ impl RingWriter {
         prefix: Option<u128>,
         payload: &[u8],
     ) {
-        words.store(layout::intent(self.slot), self.head + need.total());
+        words.store(self.intent_word, self.head + need.total());
         // Release: pairs with the Acquire fence in `RingReader::overtaken`. A reader that sees any byte written from
         // here on sees the intent as well.
         fence(Release);
@@ -101,7 +114,7 @@ impl RingWriter {
     pub(crate) fn commit(&mut self, words: &impl OwnWords, need: Need) {
         self.head += need.total();
         // Release: pairs with the Acquire fence after a reader's load of the head.
-        words.publish(layout::head(self.slot), self.head);
+        words.publish(self.head_word, self.head);
     }
 
     #[inline]
