@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod process;
 pub mod relay;
+pub mod snapshot;
 pub mod status;
 pub mod supervisor;
 pub mod wire;

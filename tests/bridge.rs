@@ -9,7 +9,7 @@ use bytes::Bytes;
 use herdwire::bridge::Bridge;
 use herdwire::config::spec::RedisSettings;
 use herdwire::relay::{Message, NodeId, Origin, SessionId, Topic};
-use herdwire::supervisor::snapshot::BridgeState;
+use herdwire::snapshot::BridgeState;
 use herdwire_ipc::Tag;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use herdwire::supervisor::control::{self, CONTROL_VERSION, Failure, Pong, Request, Response, Selector};
-use herdwire::supervisor::snapshot::{HostView, InstanceView, Snapshot, Status, SupervisorView};
+use herdwire::snapshot::{HostView, InstanceView, Snapshot, Status, SupervisorView};
 use herdwire_ipc::{codec, frame};
 use tempfile::TempDir;
 

@@ -141,6 +141,10 @@ pub struct Drain {
     arena: Vec<u64>,
     batch: Vec<Entry>,
     hearing: Vec<Hearing>,
+    /// The directory's version, looked at once per chunk.
+    version: u64,
+    /// Channels that were heard in this turn.
+    touched: Vec<u16>,
     lost_of: HashMap<Slot, u64>,
     losses: HashMap<(Slot, Option<ChannelId>, LossCause), (u64, u64)>,
     sleeper: Sleeper,
@@ -169,6 +173,8 @@ impl Drain {
             arena: Vec::new(),
             batch: Vec::new(),
             hearing: Vec::new(),
+            version: 0,
+            touched: Vec::new(),
             lost_of: HashMap::new(),
             losses: HashMap::new(),
             grace: Grace::default(),
@@ -312,6 +318,8 @@ impl Drain {
 
     /// Copies up to an eighth of the ring, then makes sure that nothing of it was overtaken.
     fn read_chunk(&mut self, index: usize, limit: usize, headers: &mut usize) -> Result<(), Rule> {
+        // After the head was loaded: whoever published because we are subscribed is never ahead of our copy.
+        self.version = self.directory.version();
         let lane = &self.lanes[index];
         let (start, chunk) = (lane.reader.cursor(), lane.peer.ring / 8);
         let (batch, arena) = (self.batch.len(), self.arena.len());
@@ -369,14 +377,11 @@ impl Drain {
         }
     }
 
-    /// Whether we are subscribed. Asked after the head was loaded, so that whoever published because we are subscribed
-    /// is never ahead of our copy.
     #[inline]
     fn hears(&mut self, channel: u16) -> bool {
-        let version = self.directory.version();
         match self.hearing.get(usize::from(channel)) {
-            Some(hearing) if hearing.version == version => hearing.subscribed,
-            _ => self.rehear(channel, version),
+            Some(hearing) if hearing.version == self.version => hearing.subscribed,
+            _ => self.rehear(channel, self.version),
         }
     }
 
@@ -412,8 +417,12 @@ impl Drain {
             let Entry { header, .. } = self.batch[entry];
             let channel = usize::from(header.channel);
             self.grow_hearing(channel);
-            self.hearing[channel].in_turn += 1;
-            let subscription = self.hearing[channel].subscription;
+            let hearing = &mut self.hearing[channel];
+            if hearing.in_turn == 0 {
+                self.touched.push(header.channel);
+            }
+            hearing.in_turn += 1;
+            let subscription = hearing.subscription;
             let lane = &mut self.lanes[index];
             let next = header.sequence.wrapping_add(1);
             let expected = if header.to == TO_ALL {
@@ -433,6 +442,7 @@ impl Drain {
             if Tag::from_number(header.tag).is_none() {
                 let slot = self.lanes[index].peer.slot;
                 self.lose(slot, Some(ChannelId(header.channel)), LossCause::UnknownTag, 1, 0);
+                // Counted below as one that was not delivered.
                 self.hearing[channel].in_turn -= 1;
             }
         }
@@ -455,19 +465,10 @@ impl Drain {
     }
 
     fn count_delivered(&mut self) {
-        let mut counted = None;
-        for entry in &self.batch {
-            let channel = ChannelId(entry.header.channel);
-            // Most turns bring one channel's messages, one after the other.
-            if counted.replace(channel) == Some(channel) {
-                continue;
-            }
+        for channel in self.touched.drain(..).map(ChannelId) {
             let hearing = &mut self.hearing[usize::from(channel.0)];
-            let count = std::mem::take(&mut hearing.in_turn);
-            if count > 0 {
-                hearing.delivered += count;
-                self.shared.own.store(layout::counter(channel, Counter::Delivered), hearing.delivered);
-            }
+            hearing.delivered += std::mem::take(&mut hearing.in_turn);
+            self.shared.own.store(layout::counter(channel, Counter::Delivered), hearing.delivered);
         }
     }
 

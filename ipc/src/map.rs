@@ -89,6 +89,14 @@ impl Words for PeerMap {
     }
 
     #[inline]
+    fn four(&self, first: usize) -> [u64; 4] {
+        match self.0.range(first, 4) {
+            Some([a, b, c, d]) => [a, b, c, d].map(|word| word.load(Relaxed)),
+            _ => [0; 4],
+        }
+    }
+
+    #[inline]
     fn append(&self, first: usize, count: usize, into: &mut Vec<u64>) {
         into.extend(self.0.range(first, count).unwrap_or(&[]).iter().map(|word| word.load(Relaxed)));
     }
@@ -122,6 +130,14 @@ impl Words for OwnMap {
     }
 
     #[inline]
+    fn four(&self, first: usize) -> [u64; 4] {
+        match self.0.range(first, 4) {
+            Some([a, b, c, d]) => [a, b, c, d].map(|word| word.load(Relaxed)),
+            _ => [0; 4],
+        }
+    }
+
+    #[inline]
     fn append(&self, first: usize, count: usize, into: &mut Vec<u64>) {
         into.extend(self.0.range(first, count).unwrap_or(&[]).iter().map(|word| word.load(Relaxed)));
     }
@@ -139,6 +155,13 @@ impl OwnWords for OwnMap {
     fn publish(&self, word: usize, value: u64) {
         if let Some(word) = self.0.word(word) {
             word.store(value, Release);
+        }
+    }
+
+    #[inline]
+    fn store_four(&self, first: usize, values: [u64; 4]) {
+        for (word, value) in self.0.range(first, 4).unwrap_or(&[]).iter().zip(values) {
+            word.store(value, Relaxed);
         }
     }
 

@@ -102,6 +102,7 @@ pub fn join(
         directory: Arc::new(directory),
         newest: vec![None; MAX_SLOTS],
         past: vec![0; MAX_SLOTS],
+        met: vec![Met::default(); MAX_SLOTS],
         incoming: Vec::new(),
         inherited,
         // The supervisor is there before everybody else.
@@ -185,10 +186,19 @@ pub(crate) struct Table {
     pub(crate) newest: Vec<Option<Arc<Peer>>>,
     /// The highest head seen of each slot's dead incarnations.
     past: Vec<u64>,
+    /// Who came last to each slot, living or not: a new supervisor introduces everybody again.
+    met: Vec<Met>,
     /// Peers that the drain has not taken over yet, oldest first.
     incoming: Vec<Incoming>,
     inherited: Option<Vec<u64>>,
     joined: bool,
+}
+
+/// Who has come to a slot. Incarnations begin again when the slot goes to another instance, positions never do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Met {
+    incarnation: u32,
+    base: u64,
 }
 
 /// A peer on its way to the drain.
@@ -322,15 +332,25 @@ impl Control {
         }
         let mut table = shared.table();
         let newest = table.newest[usize::from(slot)].as_ref().map(|peer| peer.incarnation);
-        match newest {
-            Some(known) if known == incarnation => return Ok(()),
-            Some(known) if known > incarnation => return Err(PeerError::Stale { slot, incarnation }),
-            _ => {}
+        if !retired && newest.is_some_and(|known| known > incarnation) {
+            return Err(PeerError::Stale { slot, incarnation });
         }
         let peer = Arc::new(Peer::open(shared.place.herd, slot, incarnation, outbox, bell)?);
+        let (last, met) = (table.met[usize::from(slot)], Met { incarnation, base: peer.base });
+        if met == last && retired {
+            // Known, but perhaps not its death, over which a supervisor may have died.
+            drop(table);
+            self.gone(slot, incarnation);
+            return Ok(());
+        }
+        if met == last || (retired && met.base < last.base) {
+            // Read, or being read: to begin again would be to read it twice.
+            return Ok(());
+        }
         let start = table.start_of(&peer);
+        table.met[usize::from(slot)] = met;
         table.forget(slot, |_| true);
-        if newest.is_none() && table.past[usize::from(slot)] == 0 {
+        if last == Met::default() {
             // The first of its slot: the drain reads nothing else of it. Shown now, since it may not be turned soon.
             shared.own.publish(layout::cursor(slot), start);
         }

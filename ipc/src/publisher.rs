@@ -113,6 +113,8 @@ struct Channel {
     version: u64,
     exists: bool,
     subscribers: SlotSet,
+    /// Whether there are any.
+    heard: bool,
     limit: u64,
     sequence: u32,
     published: u64,
@@ -172,21 +174,17 @@ impl Publisher {
     /// [`PublishError::Full`] when there is none, and what is wrong with the message.
     #[inline]
     pub fn try_publish(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        let published = self.put(channel, &message);
-        self.wake();
-        if published.is_err() {
-            self.reject(channel);
+        match self.put(channel, &message) {
+            Ok(published) => Ok(self.wake(channel, message.to, published)),
+            Err(error) => Err(self.reject(channel, error)),
         }
-        published
     }
 
     /// As [`Publisher::try_publish`], but a refusal is not counted yet: the caller tries again, or calls
     /// [`Publisher::reject`].
     #[cfg(feature = "tokio")]
     pub(crate) fn attempt(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        let published = self.put(channel, &message);
-        self.wake();
-        published
+        self.put(channel, &message).map(|published| self.wake(channel, message.to, published))
     }
 
     /// Publishes; waits for room, at most for the herd's stall timeout. A reader that does not move for that long is
@@ -211,15 +209,14 @@ impl Publisher {
         message: Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        let published = match self.put(channel, &message) {
-            Err(PublishError::Full) => self.publish_waiting(channel, &message, relief),
-            other => other,
-        };
-        self.wake();
-        if published.is_err() {
-            self.reject(channel);
+        match self.put(channel, &message) {
+            Ok(published) => Ok(self.wake(channel, message.to, published)),
+            Err(PublishError::Full) => {
+                let published = self.publish_waiting(channel, &message, relief)?;
+                Ok(self.wake(channel, message.to, published))
+            }
+            Err(error) => Err(self.reject(channel, error)),
         }
-        published
     }
 
     /// Starts a batch: many messages, one fence and one look at the park words when it is dropped.
@@ -251,6 +248,7 @@ impl Publisher {
         record_limit(self.shared.place.ring_bytes).min(self.shared.place.max_message)
     }
 
+    /// Writes and commits a message; nobody is woken yet.
     #[inline]
     fn put(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Published, PublishError> {
         if self.changes != self.shared.changes() {
@@ -258,68 +256,109 @@ impl Publisher {
         }
         self.refresh(channel)?;
         let view = &mut self.channels[usize::from(channel.0)];
-        let (targets, to, flag, sequence) = match message.to {
-            To::Subscribers => (view.subscribers, TO_ALL, 0, view.sequence),
-            To::Slot(slot) => (self.one(slot)?, slot, FLAG_TO_ONE, self.directed[usize::from(slot)]),
-        };
-        let view = &mut self.channels[usize::from(channel.0)];
         let length = message.length();
         if length > view.limit {
             return Err(PublishError::TooLarge { bytes: length, limit: view.limit });
         }
-        if targets.is_empty() {
-            self.count_published(channel);
-            return Ok(Published { position: None });
+        match message.to {
+            To::Subscribers if !view.heard => {
+                self.count_published(channel);
+                Ok(Published { position: None })
+            }
+            To::Subscribers => {
+                let sequence = view.sequence;
+                let need = self.room(length)?;
+                let position = self.write(channel, message, need, TO_ALL, sequence);
+                let view = &mut self.channels[usize::from(channel.0)];
+                view.sequence = sequence.wrapping_add(1);
+                let (start, end) = (self.writer.head(), self.writer.head() + need.total());
+                let (held, readers, shared) = (&mut self.held, &self.readers, &self.shared);
+                view.subscribers.for_each(|slot| keep(slot, held, readers, shared, start, position, end));
+                Ok(self.commit(channel, need, position))
+            }
+            To::Slot(slot) => self.put_directed(channel, message, slot),
         }
+    }
+
+    fn put_directed(
+        &mut self,
+        channel: ChannelId,
+        message: &Outgoing<'_>,
+        slot: Slot,
+    ) -> Result<Published, PublishError> {
+        self.check_slot(slot)?;
+        let need = self.room(message.length())?;
+        let sequence = self.directed[usize::from(slot)];
+        let position = self.write(channel, message, need, slot, sequence);
+        self.directed[usize::from(slot)] = sequence.wrapping_add(1);
+        let (start, end) = (self.writer.head(), self.writer.head() + need.total());
+        keep(slot, &mut self.held, &self.readers, &self.shared, start, position, end);
+        Ok(self.commit(channel, need, position))
+    }
+
+    #[inline]
+    fn room(&mut self, length: u64) -> Result<Need, PublishError> {
         let need = self.writer.need(length);
-        if !self.writer.fits(need) && !self.find_room(need) {
-            return Err(PublishError::Full);
-        }
+        if self.writer.fits(need) || self.find_room(need) { Ok(need) } else { Err(PublishError::Full) }
+    }
+
+    /// Writes a record that there is room for; its position.
+    #[inline]
+    fn write(&mut self, channel: ChannelId, message: &Outgoing<'_>, need: Need, to: u16, sequence: u32) -> u64 {
         let header = Header {
-            length: length as u32,
+            length: message.length() as u32,
             kind: Header::KIND_MESSAGE,
             tag: message.tag as u8,
-            flags: flag | message.session.map_or(0, |_| FLAG_SESSION),
+            flags: u8::from(to != TO_ALL) * FLAG_TO_ONE | u8::from(message.session.is_some()) * FLAG_SESSION,
             channel: channel.0,
             to,
             sequence,
             ..Header::default()
         };
         self.writer.write(&self.shared.own, need, header, message.session, message.payload);
-        let start = self.writer.head();
-        let position = start + need.pad;
-        self.keep(targets, start, position, start + need.total());
-        self.writer.commit(&self.shared.own, need);
-        self.to_wake.add_all(targets);
-        match message.to {
-            To::Subscribers => {
-                let view = &mut self.channels[usize::from(channel.0)];
-                view.sequence = view.sequence.wrapping_add(1);
-            }
-            To::Slot(slot) => {
-                let sequence = &mut self.directed[usize::from(slot)];
-                *sequence = sequence.wrapping_add(1);
-            }
-        }
-        self.count_published(channel);
-        Ok(Published { position: Some(position) })
+        self.writer.head() + need.pad
     }
 
-    /// Rings every reader that sleeps in front of what was committed since the last call.
     #[inline]
-    fn wake(&mut self) {
+    fn commit(&mut self, channel: ChannelId, need: Need, position: u64) -> Published {
+        self.writer.commit(&self.shared.own, need);
+        self.count_published(channel);
+        Published { position: Some(position) }
+    }
+
+    /// Wakes whom a message is for.
+    #[inline]
+    fn wake(&mut self, channel: ChannelId, to: To, published: Published) -> Published {
+        if published.position.is_some() {
+            Waker::fence();
+            let (view, readers) = (&self.channels[usize::from(channel.0)], &mut self.readers);
+            match to {
+                To::Subscribers => view.subscribers.for_each(|slot| wake(slot, readers)),
+                To::Slot(slot) => wake(slot, readers),
+            }
+        }
+        published
+    }
+
+    /// Remembers whom a message of a batch is for.
+    #[inline]
+    fn wake_later(&mut self, channel: ChannelId, to: To, published: Published) -> Published {
+        match to {
+            _ if published.position.is_none() => {}
+            To::Subscribers => self.to_wake.add_all(&self.channels[usize::from(channel.0)].subscribers),
+            To::Slot(slot) => self.to_wake.set(slot, true),
+        }
+        published
+    }
+
+    /// Rings every reader that sleeps in front of what a batch has committed.
+    fn wake_batch(&mut self) {
         if self.to_wake.is_empty() {
             return;
         }
         Waker::fence();
         let readers = &mut self.readers;
-        self.to_wake.for_each(|slot| {
-            if let Some(reader) = &mut readers[usize::from(slot)]
-                && reader.waker.must_ring(&reader.peer.map)
-            {
-                reader.peer.ring_bell();
-            }
-        });
+        self.to_wake.for_each(|slot| wake(slot, readers));
         self.to_wake = SlotSet::EMPTY;
     }
 
@@ -375,39 +414,20 @@ impl Publisher {
         view.exists = true;
         view.subscribers = entry.subscribers;
         view.subscribers.set(self.shared.place.slot, false);
+        view.heard = !view.subscribers.is_empty();
         view.limit = if entry.max_message == 0 { limit } else { limit.min(entry.max_message) };
         Ok(())
     }
 
-    fn one(&self, slot: Slot) -> Result<SlotSet, PublishError> {
+    fn check_slot(&self, slot: Slot) -> Result<(), PublishError> {
         let here = usize::from(slot) < MAX_SLOTS && slot != self.shared.place.slot;
         let known = here && (self.readers[usize::from(slot)].is_some() || slot == SUPERVISOR);
         // A slot that is down keeps what is sent to it for its successor.
         if known || (here && self.directory.slot(slot).state != SlotState::Free) {
-            Ok(SlotSet::of(slot))
+            Ok(())
         } else {
             Err(PublishError::NobodyThere(slot))
         }
-    }
-
-    /// Keeps a record for each of its readers, the lossy supervisor excepted.
-    #[inline]
-    fn keep(&mut self, targets: SlotSet, start: u64, position: u64, end: u64) {
-        let (held, readers, own) = (&mut self.held, &self.readers, &self.shared);
-        targets.for_each(|slot| {
-            if slot == SUPERVISOR {
-                return;
-            }
-            let me = own.place.slot;
-            let cursor = || match &readers[usize::from(slot)] {
-                Some(reader) => reader.peer.map.load(layout::cursor(me)),
-                None => 0,
-            };
-            if let Some(resume) = held[usize::from(slot)].keep(start, position, end, cursor) {
-                // Before the head: a reader that sees the record sees where to resume.
-                own.own.store(layout::resume(slot), resume);
-            }
-        });
     }
 
     /// Looks at the cursors of all readers; whether there is room now.
@@ -460,7 +480,7 @@ impl Publisher {
                     break;
                 }
                 self.stop_asking();
-                return Err(PublishError::Full);
+                return Err(self.reject(channel, PublishError::Full));
             }
             self.sleep(wait.until);
         }
@@ -492,11 +512,46 @@ impl Publisher {
     }
 
     #[cold]
-    pub(crate) fn reject(&mut self, channel: ChannelId) {
+    pub(crate) fn reject(&mut self, channel: ChannelId, error: PublishError) -> PublishError {
         if let Some(view) = self.channels.get_mut(usize::from(channel.0)) {
             view.rejected += 1;
             self.shared.own.store(layout::counter(channel, Counter::Rejected), view.rejected);
         }
+        error
+    }
+}
+
+/// Keeps a record from `position` to `end` for a reader, unless that is the lossy supervisor.
+#[inline]
+fn keep(
+    slot: Slot,
+    held: &mut [Held],
+    readers: &[Option<Reader>],
+    shared: &Shared,
+    start: u64,
+    position: u64,
+    end: u64,
+) {
+    if slot == SUPERVISOR {
+        return;
+    }
+    let cursor = || match &readers[usize::from(slot)] {
+        Some(reader) => reader.peer.map.load(layout::cursor(shared.place.slot)),
+        None => 0,
+    };
+    if let Some(resume) = held[usize::from(slot)].keep(start, position, end, cursor) {
+        // Before the head: a reader that sees the record sees where to resume.
+        shared.own.store(layout::resume(slot), resume);
+    }
+}
+
+/// Rings a reader that sleeps, once per sleep.
+#[inline]
+fn wake(slot: Slot, readers: &mut [Option<Reader>]) {
+    if let Some(reader) = &mut readers[usize::from(slot)]
+        && reader.waker.must_ring(&reader.peer.map)
+    {
+        reader.peer.ring_bell();
     }
 }
 
@@ -513,7 +568,7 @@ pub(crate) struct WaitForRoom {
 impl Publisher {
     pub(crate) fn start_waiting(&mut self, message: &Outgoing<'_>) -> WaitForRoom {
         // Nobody may sleep on what is committed while we wait for them to read it.
-        self.wake();
+        self.wake_batch();
         let cursors = self.held.iter().map(Held::cursor).collect();
         let until = Instant::now() + self.shared.place.stall_timeout;
         WaitForRoom { length: message.length(), want: self.writer.wanted(), until, cursors }
@@ -581,20 +636,22 @@ impl Batch<'_> {
         message: Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        let published = match self.publisher.put(channel, &message) {
-            Err(PublishError::Full) => self.publisher.publish_waiting(channel, &message, relief),
-            other => other,
-        };
-        if published.is_err() {
-            self.publisher.reject(channel);
+        let publisher = &mut *self.publisher;
+        match publisher.put(channel, &message) {
+            Ok(published) => Ok(publisher.wake_later(channel, message.to, published)),
+            Err(PublishError::Full) => {
+                let published = publisher.publish_waiting(channel, &message, relief)?;
+                Ok(publisher.wake_later(channel, message.to, published))
+            }
+            Err(error) => Err(publisher.reject(channel, error)),
         }
-        published
     }
 
-    /// As [`Publisher::attempt`], but nobody is woken yet.
-    #[cfg(feature = "tokio")]
+    /// As [`Batch::try_publish`], but a refusal is not counted yet.
+    #[inline]
     pub(crate) fn attempt(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        self.publisher.put(channel, &message)
+        let publisher = &mut *self.publisher;
+        publisher.put(channel, &message).map(|published| publisher.wake_later(channel, message.to, published))
     }
 
     /// As [`Publisher::try_publish`], but nobody is woken yet.
@@ -603,16 +660,12 @@ impl Batch<'_> {
     /// As [`Publisher::try_publish`].
     #[inline]
     pub fn try_publish(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        let published = self.publisher.put(channel, &message);
-        if published.is_err() {
-            self.publisher.reject(channel);
-        }
-        published
+        self.attempt(channel, message).map_err(|error| self.publisher.reject(channel, error))
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.publisher.wake();
+        self.publisher.wake_batch();
     }
 }

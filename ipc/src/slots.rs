@@ -55,8 +55,8 @@ impl SlotSet {
 
     /// Adds every slot of `other`.
     #[inline]
-    pub(crate) fn add_all(&mut self, other: SlotSet) {
-        for (word, more) in self.0.iter_mut().zip(other.0) {
+    pub(crate) fn add_all(&mut self, other: &SlotSet) {
+        for (word, more) in self.0.iter_mut().zip(&other.0) {
             *word |= more;
         }
     }

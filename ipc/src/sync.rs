@@ -10,7 +10,9 @@
 pub(crate) use core::sync::atomic::fence;
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::fence;
+pub(crate) use loom::{sync::atomic::fence, thread::yield_now};
+#[cfg(not(loom))]
+pub(crate) use std::thread::yield_now;
 
 /// Memory as 64-bit words, numbered from 0. The door through which foreign bytes come in.
 ///
@@ -18,6 +20,10 @@ pub(crate) use loom::sync::atomic::fence;
 pub(crate) trait Words {
     /// One word; 0 outside the memory, so that a wrong number can never read anything else.
     fn load(&self, word: usize) -> u64;
+    /// Four words from `first` on; zeroes outside the memory.
+    fn four(&self, first: usize) -> [u64; 4] {
+        std::array::from_fn(|index| self.load(first + index))
+    }
     /// Appends `count` words from `first` on to `into`; nothing when any of them lies outside.
     fn append(&self, first: usize, count: usize, into: &mut Vec<u64>);
 }
@@ -28,6 +34,12 @@ pub(crate) trait OwnWords: Words {
     fn store(&self, word: usize, value: u64);
     /// Stores one word after everything before it: what a reader that sees it has seen as well.
     fn publish(&self, word: usize, value: u64);
+    /// Stores four words from `first` on, relaxed.
+    fn store_four(&self, first: usize, values: [u64; 4]) {
+        for (index, value) in values.into_iter().enumerate() {
+            self.store(first + index, value);
+        }
+    }
     /// Stores bytes as words from `first` on, relaxed, the last one padded with zeroes; ignored when they do not fit.
     fn store_bytes(&self, first: usize, bytes: &[u8]);
 }

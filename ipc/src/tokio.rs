@@ -158,10 +158,7 @@ pub async fn publish(
         // The gate was refreshed for this very message, and nobody else writes.
         published = room.and_then(|()| publisher.attempt(channel, message));
     }
-    if published.is_err() {
-        publisher.reject(channel);
-    }
-    published
+    published.map_err(|error| publisher.reject(channel, error))
 }
 
 /// A publisher that has asked for room; dropping it takes the wish back.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use herdwire_ipc::{
-    ChannelId, Directory, LossCause, Outgoing, PeerError, PublishError, Rule, SUPERVISOR, SlotState, Tag, To, layout,
-    memory,
+    ChannelId, Directory, LossCause, Outgoing, Participant, PeerError, PublishError, Rule, SUPERVISOR, SlotState, Tag,
+    To, layout, memory,
 };
 
 fn text(text: &str) -> Outgoing<'_> {
@@ -406,6 +406,35 @@ fn a_peer_that_is_not_what_the_supervisor_says_is_refused() {
     control.add_peer(6, 3, other.outbox(), other.bell(), false).unwrap();
     assert!(matches!(control.add_peer(6, 2, other.outbox(), other.bell(), false), Err(PeerError::Stale { .. })));
     assert!(matches!(control.add_peer(1, 1, other.outbox(), other.bell(), false), Err(PeerError::Slot { .. })));
+}
+
+#[test]
+fn a_new_supervisors_introductions_begin_no_ring_again_and_tell_of_deaths_that_were_missed() {
+    let mut herd = Herd::new();
+    let mut seated = herd.seat_all([1, 2]);
+    let chat = herd.subscribe("chat", [1, 2]);
+    seated[0].0.publisher.try_publish(chat, text("once")).unwrap();
+    assert_eq!(payloads(&drain_all(&mut seated[1].0)), ["once"]);
+    let again = |to: &Participant, peer: &Kept, retired: bool| {
+        to.control.add_peer(peer.slot, peer.incarnation, peer.outbox(), peer.bell(), retired).unwrap();
+    };
+    // The death of slot 1 was never told, or was: it comes to the same.
+    again(&seated[1].0, &seated[0].1, true);
+    assert_eq!(seated[1].0.control.peer_position(1).unwrap().incarnation, None);
+    again(&seated[1].0, &seated[0].1, true);
+    assert_eq!(drain_all(&mut seated[1].0), []);
+    let highest = seated[1].0.control.peer_position(1).unwrap().head;
+    let (mut successor, kept) = herd.seat(1, 2, highest, Some(&seated[0].1));
+    introduce(&successor, &seated[1].1);
+    introduce(&seated[1].0, &kept);
+    herd.run(1, 2);
+    successor.publisher.try_publish(chat, text("twice")).unwrap();
+    assert_eq!(payloads(&drain_all(&mut seated[1].0)), ["twice"]);
+    // All of it once more, the dead first.
+    again(&seated[1].0, &seated[0].1, true);
+    introduce(&seated[1].0, &kept);
+    assert_eq!(seated[1].0.control.peer_position(1).unwrap().incarnation, Some(2));
+    assert_eq!(drain_all(&mut seated[1].0), []);
 }
 
 #[test]

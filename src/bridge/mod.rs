@@ -43,7 +43,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::spec::RedisSettings;
 use crate::relay::{Message, NodeId, Origin, Topic};
-use crate::supervisor::snapshot::{BridgeState, BridgeView};
+use crate::snapshot::{BridgeState, BridgeView};
 
 use self::spool::Spool;
 use self::trouble::Trouble;

@@ -8,7 +8,7 @@ use super::client::{Client, ClientError};
 use super::error::CliError;
 use super::output::{self, Output};
 use super::{list, select};
-use crate::supervisor::snapshot::{ExitView, InstanceView, Snapshot};
+use crate::snapshot::{ExitView, InstanceView, Snapshot};
 
 /// Prints a table for each instance.
 pub fn describe(client: &Client, words: &[String], json: bool, out: &mut Output) -> Result<(), CliError> {

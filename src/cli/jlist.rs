@@ -10,7 +10,7 @@ use super::list;
 use super::output::Output;
 use crate::config::variables;
 use crate::relay::NodeId;
-use crate::supervisor::snapshot::{ExitView, InstanceView, SupervisorView};
+use crate::snapshot::{ExitView, InstanceView, SupervisorView};
 
 /// Prints the array; an empty one when no supervisor runs.
 pub fn jlist(client: &Client, out: &mut Output) -> Result<(), CliError> {

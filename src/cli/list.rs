@@ -8,7 +8,7 @@ use super::client::{Client, ClientError, LOOK_LIMIT};
 use super::error::CliError;
 use super::output::{self, Output};
 use crate::supervisor::control::{Request, Response};
-use crate::supervisor::snapshot::{InstanceView, Snapshot, Status};
+use crate::snapshot::{InstanceView, Snapshot, Status};
 
 /// Prints what runs.
 pub fn list(client: &Client, json: bool, out: &mut Output) -> Result<(), CliError> {

@@ -11,9 +11,9 @@ use nix::poll::{PollFd, PollFlags, poll};
 use super::arguments::LogsOptions;
 use super::client::Client;
 use super::error::CliError;
-use super::log_files::LogReader;
 use super::output::Output;
 use super::{list, select};
+use crate::logs::{Follower, From};
 
 /// How often followed files are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,24 +31,28 @@ struct Source {
 pub fn logs(client: &Client, options: &LogsOptions, out: &mut Output) -> Result<(), CliError> {
     let mut sources = sources(client, options)?;
     sources.retain(|source| if source.error { !options.out } else { !options.err });
-    let mut readers = Vec::new();
+    let mut followers = Vec::new();
     for source in &sources {
-        let reader = LogReader::open(&source.path, options.lines);
-        readers.push(reader.map_err(|source| CliError::System { what: "read a log", source })?);
+        let mut follower = Follower::new();
+        let added = follower.add(&source.path, From::Last(options.lines));
+        added.map_err(|source| CliError::System { what: "read a log", source })?;
+        followers.push(follower);
     }
     let width = sources.iter().map(|source| source.app.chars().count()).max().unwrap_or(0);
     let printer = Printer { raw: options.raw, width };
-    for (source, reader) in sources.iter().zip(&mut readers) {
+    for (source, follower) in sources.iter().zip(&mut followers) {
         printer.header(source, options.lines, out)?;
-        reader.read(&mut |line| printer.line(source, line, out))?;
+        printer.all(source, follower, out)?;
         if !options.follow {
-            reader.finish(&mut |line| printer.line(source, line, out))?;
+            for line in follower.rest() {
+                printer.line(source, &line.bytes, out)?;
+            }
         }
     }
     out.flush()?;
     while options.follow && !reader_is_gone()? {
-        for (source, reader) in sources.iter().zip(&mut readers) {
-            reader.read(&mut |line| printer.line(source, line, out))?;
+        for (source, follower) in sources.iter().zip(&mut followers) {
+            printer.all(source, follower, out)?;
         }
         out.flush()?;
     }
@@ -80,6 +84,14 @@ impl Printer {
             return Ok(());
         }
         writeln!(out, "{} last {lines} lines:", source.path.display())
+    }
+
+    /// Prints what is there now.
+    fn all(&self, source: &Source, follower: &mut Follower, out: &mut Output) -> io::Result<()> {
+        while let Some(line) = follower.next(Duration::ZERO)? {
+            self.line(source, &line.bytes, out)?;
+        }
+        Ok(())
     }
 
     fn line(&self, source: &Source, line: &[u8], out: &mut Output) -> io::Result<()> {

@@ -12,7 +12,7 @@ use super::error::CliError;
 use super::output::{self, Output};
 use super::{list, select};
 use crate::supervisor::control::{Failure, Pong, Request, Response};
-use crate::supervisor::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// How long the keeper may take to end after the last instance has.
 const KEEPER_LIMIT: Duration = Duration::from_secs(10);

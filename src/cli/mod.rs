@@ -12,7 +12,6 @@ mod error;
 mod jlist;
 mod launch;
 mod list;
-mod log_files;
 mod logs;
 mod manage;
 mod output;

@@ -3,7 +3,7 @@
 use super::error::CliError;
 use crate::config::suggest;
 use crate::supervisor::control::Selector;
-use crate::supervisor::snapshot::{InstanceView, Snapshot};
+use crate::snapshot::{InstanceView, Snapshot};
 
 /// What the supervisor is told.
 pub fn selector(words: &[String]) -> Selector {

@@ -11,12 +11,12 @@ use super::arguments::StartOptions;
 use super::client::{ACT_LIMIT, Client};
 use super::error::{CliError, LogTail};
 use super::output::Output;
-use super::{describe, list, log_files, select};
+use super::{describe, list, select};
 use crate::config::file::{AppFile, File, Instances};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, At, ConfigError, Place, Problem, Resolved, Surroundings, units};
 use crate::supervisor::control::{Failure, Request, Response};
-use crate::supervisor::snapshot::{ExitView, InstanceView, Snapshot, Status};
+use crate::snapshot::{ExitView, InstanceView, Snapshot, Status};
 
 /// The file that is started when none is named.
 const DEFAULT_FILE: &str = "herdwire.toml";
@@ -270,7 +270,7 @@ fn last_lines(down: &[&InstanceView]) -> Vec<LogTail> {
         if tails.iter().any(|tail| tail.path == *path) {
             continue;
         }
-        let lines = log_files::tail(path, LOG_LINES).unwrap_or_default();
+        let lines = crate::logs::tail(path, LOG_LINES).unwrap_or_default();
         let lines: Vec<_> = lines.iter().map(|line| list::printable(&String::from_utf8_lossy(line))).collect();
         if !lines.is_empty() {
             tails.push(LogTail { path: path.clone(), lines });

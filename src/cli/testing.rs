@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::output::Output;
-use crate::supervisor::snapshot::{ExitView, HostView, InstanceView, Snapshot, Status, SupervisorView};
+use crate::snapshot::{ExitView, HostView, InstanceView, Snapshot, Status, SupervisorView};
 
 /// Text that was written.
 #[derive(Clone, Default)]

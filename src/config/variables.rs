@@ -15,6 +15,8 @@ pub struct Identity<'a> {
     pub id: u32,
     /// Counts within the app.
     pub index: u32,
+    /// Which process of the instance it is, counted from 1.
+    pub incarnation: u32,
     /// How often it was restarted.
     pub restarts: u32,
     pub node: NodeId,
@@ -36,6 +38,7 @@ pub fn instance_variables(spec: &AppSpec, identity: &Identity<'_>) -> Vec<(Strin
         ("HERDWIRE_HERD", spec.herd.clone()),
         ("HERDWIRE_ID", id.clone()),
         ("HERDWIRE_INDEX", index.clone()),
+        ("HERDWIRE_INCARNATION", identity.incarnation.to_string()),
         ("HERDWIRE_INSTANCES", spec.instances.to_string()),
         ("NODE_APP_INSTANCE", index),
         ("PM2_HOME", home),
@@ -86,6 +89,7 @@ mod tests {
         let spec = testing::spec("web");
         let identity = Identity {
             id: 7,
+            incarnation: 3,
             index: 1,
             restarts: 3,
             node: NodeId(0x0123_4567_89ab_cdef),

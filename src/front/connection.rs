@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ pub struct Connection {
     stream: TcpStream,
     member: Membership,
     arrivals: Arrivals,
-    limits: Limits,
+    limits: Arc<Limits>,
     began: Instant,
     decoder: Decoder,
     /// Read but not yet understood, because a message is held.
@@ -110,25 +111,31 @@ enum Woken {
 
 impl Connection {
     /// Takes over a socket after the handshake; `early` is what was read behind the request.
-    pub fn new(stream: TcpStream, early: &[u8], member: Membership, arrivals: Arrivals, limits: Limits) -> Connection {
+    pub fn new(
+        stream: TcpStream,
+        early: &[u8],
+        member: Membership,
+        arrivals: Arrivals,
+        limits: Arc<Limits>,
+    ) -> Connection {
         let jitter = member.session.id.0 as u8;
         Connection {
             decoder: Decoder::new(member.path.settings.max_message),
             stream,
             member,
             arrivals,
-            limits,
             began: Instant::now(),
             unread: early.to_vec(),
             held: None,
             writer: Writer::default(),
             pulse: Pulse::new(limits.patience, jitter),
+            limits,
             phase: Phase::Open,
         }
     }
 
-    /// Runs until the connection is over.
-    pub async fn run(mut self) {
+    /// Runs until the connection is over. By reference: a future that owned it would hold it twice.
+    pub async fn run(&mut self) {
         // Armed once and moved only when it fires or would fire too late: most wake-ups leave it alone.
         let mut timer = std::pin::pin!(sleep_until(self.began + self.deadline()));
         self.heed_outbox();
@@ -324,6 +331,8 @@ impl Connection {
         if let Some(held) = self.held.take() {
             permit.send((Origin::Front, held.message));
             self.count_received();
+            // It may have said more; that we did not listen is not its silence.
+            self.pulse.heard(self.now());
         }
         self.understand_unread();
     }

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
@@ -35,7 +36,7 @@ use super::connection::{Arrivals, Connection};
 use super::files::Files;
 use super::handshake::{self, Refusal};
 use super::limits::Limits;
-use super::sessions::{Path, Sessions};
+use super::sessions::{Membership, Path, Sessions};
 
 /// Connections over the limit that are told so at the same time; more are just closed.
 const TURNED_AWAY: usize = 32;
@@ -53,7 +54,7 @@ pub struct Gate {
     pub files: Option<Files>,
     pub node: NodeId,
     pub arrivals: Arrivals,
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     pub connections: Arc<Semaphore>,
     /// Asks everything to end.
     pub shutdown: CancellationToken,
@@ -85,6 +86,8 @@ impl Gate {
     /// Runs a task that ends with the front at the latest.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cut_off = self.cut_off.clone();
+        // Boxed, because each future that owns another by value would hold it twice.
+        let task = Box::pin(task);
         self.tasks.spawn(async move {
             // `None` when it was cut off; whoever does that says so.
             let _ended = cut_off.run_until_cancelled(task).await;
@@ -156,7 +159,7 @@ async fn turn_away(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
 /// Speaks HTTP until the connection ends, is upgraded, or gets stuck.
 async fn serve(gate: Arc<Gate>, stream: TcpStream, peer: SocketAddr, place: Place) {
     let progress = Progress::default();
-    let (limits, shutdown) = (gate.limits, gate.shutdown.clone());
+    let (limits, shutdown) = (gate.limits.clone(), gate.shutdown.clone());
     let service = {
         let progress = progress.clone();
         service_fn(move |request| {
@@ -227,17 +230,21 @@ fn upgrade(gate: &Arc<Gate>, request: Request<Incoming>, path: Arc<Path>, place:
     // Before the answer leaves: from the moment a browser sees the connection open, it hears its channels.
     let member = gate.sessions.join(&path, SessionId::new(gate.node, random));
     let upgraded = hyper::upgrade::on(Request::from_parts(parts, body));
-    let (limits, arrivals, place) = (gate.limits, gate.arrivals.clone(), place.clone());
+    let (limits, arrivals, place) = (gate.limits.clone(), gate.arrivals.clone(), place.clone());
     gate.spawn(async move {
         let Ok(Ok(upgraded)) = timeout(limits.header, upgraded).await else {
             return;
         };
-        let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("the connection was made of a TcpStream");
-        let stream = parts.io.into_inner();
-        Connection::new(stream, &parts.read_buf, member, arrivals, limits).run().await;
+        take_over(upgraded, member, arrivals, limits).run().await;
         drop(place);
     });
     switching(&accepted)
+}
+
+/// Takes the socket out of hyper's hands, with what it had read ahead.
+fn take_over(upgraded: Upgraded, member: Membership, arrivals: Arrivals, limits: Arc<Limits>) -> Connection {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("the connection was made of a TcpStream");
+    Connection::new(parts.io.into_inner(), &parts.read_buf, member, arrivals, limits)
 }
 
 fn switching(accepted: &handshake::Accepted) -> Response<Body> {

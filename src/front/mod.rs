@@ -48,7 +48,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::spec::{FrontSettings, Handshake, PathSettings};
 use crate::relay::{Message, NodeId, Origin, SessionId, Topic};
-use crate::supervisor::snapshot::FrontView;
+use crate::snapshot::FrontView;
 
 pub use error::FrontError;
 use files::Files;
@@ -120,7 +120,7 @@ impl Front {
             files,
             node,
             arrivals,
-            limits,
+            limits: Arc::new(limits),
             connections: Arc::new(Semaphore::new(settings.max_connections as usize)),
             shutdown,
             tasks: TaskTracker::new(),
@@ -160,8 +160,8 @@ impl Front {
         }
     }
 
-    /// Waits until the last connection has ended. Comes back within [`Limits::shutdown`] (and a moment) of the
-    /// shutdown, not before it was asked for. Cancel safe.
+    /// Waits until the last connection has ended: a few seconds after the shutdown was asked for at the latest, never
+    /// before. Cancel safe.
     pub async fn stopped(&self) {
         self.done.cancelled().await;
     }

@@ -222,6 +222,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_joins_while_all_are_closed_is_closed_too() {
+        let sessions = Arc::new(Sessions::new(&[path("/a", &["chat"])]));
+        let before = sessions.join(&sessions.paths()[0], SessionId::new(NodeId(1), 1));
+        sessions.close_all();
+        let after = sessions.join(&sessions.paths()[0], SessionId::new(NodeId(1), 2));
+        for member in [before, after] {
+            assert_eq!(member.session.outbox.lock().state(), State::Closed);
+        }
+    }
+
+    #[test]
     fn a_session_that_does_not_keep_up_is_counted_once() {
         let sessions = Arc::new(Sessions::new(&[path("/a", &["chat"])]));
         let member = sessions.join(&sessions.paths()[0], SessionId::new(NodeId(1), 7));

@@ -19,8 +19,8 @@
 //! - No send blocks, no table grows, no wait has no limit.
 
 pub mod client;
-pub mod handle;
 mod exits;
+pub mod handle;
 mod home;
 mod launch;
 mod log;

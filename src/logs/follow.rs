@@ -28,6 +28,8 @@ pub enum From {
     End,
     /// This many lines before its end.
     Last(usize),
+    /// This many bytes after its start, or its end where that comes first.
+    At(u64),
 }
 
 /// A line, or a part of one that is longer than [`LINE_LIMIT`].
@@ -77,6 +79,7 @@ impl Follower {
             file.at = match from {
                 From::Start => 0,
                 From::End => size,
+                From::At(offset) => offset.min(size),
                 From::Last(lines) => start_of_last(open, size, lines)?,
             };
         }

@@ -77,7 +77,7 @@ impl Target {
         &self.path
     }
 
-    /// Opens the file, creating it and its folder, unless it is open and still lies at its path.
+    /// Opens the file, creating it and its folder (but not the one above), unless it is open and still lies at its path.
     ///
     /// # Errors
     /// Those of `open(2)` and `mkdir(2)`.
@@ -204,7 +204,8 @@ fn open_or_create(path: &Path) -> io::Result<File> {
     match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().ok_or(error)?;
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            // Only the folder of logs itself: a home that was removed must stay gone, since its keeper ends by that.
+            DirBuilder::new().mode(0o700).create(folder)?;
             open()
         }
         // A socket cannot be opened by its path, not even one's own stdout.

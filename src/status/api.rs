@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::history::Extract;
-use crate::supervisor::snapshot::{InstanceView, Snapshot, Status};
+use crate::snapshot::{InstanceView, Snapshot, Status};
 
 /// The answer of `/api/v1/status`: a snapshot's fields, and the samples before it.
 #[derive(Debug, Serialize)]

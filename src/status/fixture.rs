@@ -1,6 +1,6 @@
 //! Snapshots for tests, and for looking at the page.
 
-use crate::supervisor::snapshot::{
+use crate::snapshot::{
     BridgeState, BridgeView, ChannelView, ExitView, FrontView, HerdView, HostView, InstanceView, Snapshot, Status,
     SupervisorView,
 };
@@ -148,7 +148,8 @@ fn fail(instance: &mut InstanceView) {
 }
 
 fn herd(name: &str, participants: u32, channels: Vec<ChannelView>) -> HerdView {
-    HerdView { name: name.into(), participants, ring_bytes: 1 << 20, memory_bytes: 6 << 20, channels }
+    let seats = std::collections::BTreeMap::new();
+    HerdView { name: name.into(), participants, seats, ring_bytes: 1 << 20, memory_bytes: 6 << 20, channels }
 }
 
 fn channel(name: &str, subscribers: u32, published: u64, lost: u64, out: bool) -> ChannelView {

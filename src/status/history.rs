@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use crate::supervisor::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// Samples kept of each series: two minutes at one each second.
 pub const CAPACITY: usize = 120;

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::history::History;
-use crate::supervisor::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// Longest wait for an answer, the wait for a place in the queue of questions included.
 const PATIENCE: Duration = Duration::from_secs(2);

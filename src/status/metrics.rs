@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::supervisor::snapshot::{
+use crate::snapshot::{
     BridgeState, BridgeView, ChannelView, FrontView, HerdView, InstanceView, Snapshot, Status,
 };
 

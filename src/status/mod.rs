@@ -1,6 +1,6 @@
 //! The status server: one page, the same as JSON, metrics and probes; and the sampler whose figures it shows.
 //!
-//! Only looks: every request asks the supervisor for a [`Snapshot`](crate::supervisor::snapshot::Snapshot) through
+//! Only looks: every request asks the supervisor for a [`Snapshot`](crate::snapshot::Snapshot) through
 //! [`Look`] and shows it. Nothing here changes anything, and no request has a side effect.
 //!
 //! - [`bind`] finds the address, [`serve`] answers on it until told to stop.

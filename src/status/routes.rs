@@ -17,7 +17,7 @@ use super::access::{Denial, Guard};
 use super::api::{self, Picture};
 use super::assets::{self, Asset, PAGE};
 use super::{look::Look, metrics};
-use crate::supervisor::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";

@@ -15,7 +15,7 @@ use std::time::Instant;
 use nix::unistd::{SysconfVar, sysconf};
 use sysinfo::System;
 
-use crate::supervisor::snapshot::HostView;
+use crate::snapshot::HostView;
 
 /// More than the kernel ever writes: 52 numbers of at most 20 digits and a name of at most 64 bytes.
 const STAT_BYTES: usize = 2048;

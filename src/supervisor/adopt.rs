@@ -217,6 +217,7 @@ impl Core {
         }
         self.adopt_logs(descriptors);
         self.adopt_links(descriptors).await;
+        self.wire.attached().await;
         let running = self.registry.instances.values().filter_map(|entry| Some((entry.id, entry.process.pid()?)));
         for (id, pid) in running.collect::<Vec<_>>() {
             if let Err(error) = self.sampler.add(id, pid) {

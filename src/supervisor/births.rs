@@ -132,6 +132,7 @@ impl Core {
         let identity = Identity {
             id: entry.id,
             index: entry.index,
+            incarnation: entry.life.incarnation().0,
             restarts: entry.life.restarts(),
             node: self.node,
             home: self.home.path(),

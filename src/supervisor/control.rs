@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use herdwire_ipc::{codec, frame};
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 use crate::config::spec::{AppSpec, Settings};
 
 /// Version of requests and answers. CLI and supervisor of different versions say so instead of misreading.

@@ -24,7 +24,7 @@ use super::control_server::Asked;
 use super::registry::{Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
-use super::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
@@ -313,11 +313,26 @@ impl Core {
         for key in self.pump.attached() {
             self.pump.drain(key, LIMIT);
         }
+        if let Some(output) = self.foreground.take() {
+            output.finish(LIMIT);
+        }
         // The name goes first, so that nobody finds a socket that does not answer.
         let _ = std::fs::remove_file(self.home.control());
         self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
         self.shutdown.cancel();
         self.tasks.close();
+        let (front, bridge) = (self.sections.front().cloned(), self.sections.bridge().cloned());
+        let ends = async {
+            if let Some(front) = front {
+                front.stopped().await;
+            }
+            if let Some(bridge) = bridge {
+                bridge.stopped().await;
+            }
+        };
+        if tokio::time::timeout(LIMIT, ends).await.is_err() {
+            tracing::warn!("front and bridge have not ended in time");
+        }
         if tokio::time::timeout(LIMIT, self.tasks.wait()).await.is_err() {
             tracing::warn!("{} tasks have not ended in time", self.tasks.len());
         }

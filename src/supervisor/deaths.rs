@@ -30,10 +30,15 @@ impl Core {
 
     /// SIGKILLs everything that descends from an instance, on a thread of its own.
     pub(super) fn sweep(&self, id: u32) {
-        if let Process::Exists { pid, pidfd, .. } = &self.registry.instances[&id].process {
-            let pid = *pid;
-            // What every descendant has inherited, wherever it went.
-            let marks = [format!("HERDWIRE_HOME={}", self.home.path().display()), format!("HERDWIRE_ID={id}")];
+        let entry = &self.registry.instances[&id];
+        if let Process::Exists { pid, pidfd, .. } = &entry.process {
+            let (pid, incarnation) = (*pid, entry.life.incarnation().0);
+            // What every descendant of this incarnation has inherited, wherever it went, and no successor has.
+            let marks = [
+                format!("HERDWIRE_HOME={}", self.home.path().display()),
+                format!("HERDWIRE_ID={id}"),
+                format!("HERDWIRE_INCARNATION={incarnation}"),
+            ];
             match pidfd.try_clone() {
                 Ok(pidfd) => drop(self.tasks.spawn_blocking(move || sweep(&pidfd, pid, &marks))),
                 Err(error) => {
@@ -89,9 +94,11 @@ impl Core {
         entry.process = Process::None;
         self.sampler.remove(id);
         self.wire.down(id, incarnation.0).await;
+        self.live(id, Life::Exited(incarnation, exit)).await;
+        // After the commit: a successor that finds neither the exit in the state nor the process in the store would
+        // take the process for one that was never let go.
         self.store.forget(Name::new(Kind::Pidfd, id, incarnation.0));
         self.store.forget(Name::new(Kind::Link, id, incarnation.0));
-        self.live(id, Life::Exited(incarnation, exit)).await;
     }
 
     pub(super) fn acknowledge(&self) {

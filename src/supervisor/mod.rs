@@ -19,7 +19,6 @@ mod foreground;
 mod registry;
 mod requests;
 mod settings;
-pub mod snapshot;
 mod spawner;
 pub mod state;
 mod traffic;

@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use socket2::SockRef;
+
 use super::control::Selector;
 use super::state::{AppRecord, InstanceRecord};
-use crate::config::spec::AppSpec;
+use crate::config::address;
+use crate::config::spec::{AppSpec, ListenAddress};
 use crate::lifecycle::Instance;
 use crate::process::Pidfd;
 
@@ -124,6 +127,20 @@ impl Registry {
 impl App {
     pub fn record(&self) -> AppRecord {
         AppRecord { id: self.id, revision: self.revision }
+    }
+
+    /// Its listeners' addresses as they are bound: a port that was asked for as 0 is the real one.
+    pub fn listening(&self) -> Vec<String> {
+        let bound = |asked: &ListenAddress, socket: &OwnedFd| match asked {
+            ListenAddress::Tcp(_) => SockRef::from(socket).local_addr().ok().and_then(|bound| bound.as_socket()),
+            ListenAddress::Unix(_) => None,
+        };
+        let listeners = self.spec.listen.iter().zip(&self.listeners);
+        let addresses = listeners.map(|(asked, socket)| match bound(asked, socket) {
+            Some(bound) => address::display(&ListenAddress::Tcp(bound)),
+            None => address::display(asked),
+        });
+        addresses.collect()
     }
 }
 

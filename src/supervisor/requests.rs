@@ -15,7 +15,7 @@ use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::deaths::describe;
 use super::registry::{App, Entry, Process};
-use super::snapshot::InstanceView;
+use crate::snapshot::InstanceView;
 use crate::config::spec::{AppSpec, Settings};
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Instance, State, Trouble};

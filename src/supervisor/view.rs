@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::clock;
 use super::core::Core;
 use super::registry::Entry;
-use super::snapshot::{ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
+use crate::snapshot::{ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
 use crate::lifecycle::{Exit, State, Trouble};
 use crate::relay::Topic;
 use crate::status::Usage;
@@ -16,8 +16,13 @@ impl Core {
         let usages = self.sampler.sample();
         let usage = |id: u32| usages.iter().find(|(of, _)| *of == id).map(|(_, usage)| *usage);
         let instances = self.registry.instances.values();
-        let instances = instances.map(|entry| self.instance(entry, usage(entry.id), env)).collect();
+        let mut instances: Vec<InstanceView> =
+            instances.map(|entry| self.instance(entry, usage(entry.id), env)).collect();
         let herds = self.mark(self.wire.look().await);
+        let seats = || herds.iter().flat_map(|herd| &herd.seats);
+        for instance in &mut instances {
+            instance.slot = seats().find(|(_, id)| **id == instance.id).map(|(slot, _)| *slot);
+        }
         Snapshot {
             supervisor: self.supervisor(),
             instances,
@@ -91,7 +96,7 @@ impl Core {
             wait_ready: spec.rules.wait_ready,
             kill_timeout_ms: spec.rules.kill_timeout.as_millis() as u64,
             max_restarts: spec.rules.max_restarts,
-            listen: spec.listen.iter().map(crate::config::address::display).collect(),
+            listen: self.registry.app_of(entry).listening(),
             slot: None,
             env: env.then(|| spec.env.clone()),
         }
@@ -102,11 +107,12 @@ impl Core {
             return None;
         }
         let deaths = entry.life.quick_deaths();
+        let times = if deaths > 1 { format!(" {deaths} times in a row") } else { String::new() };
         let trouble = match entry.life.trouble() {
             Trouble::None => return entry.failure.clone(),
-            Trouble::QuickDeaths => format!("it ended {deaths} times in a row before it had started well"),
-            Trouble::NotReady => format!("it did not say that it is ready, {deaths} times in a row"),
-            Trouble::NoProcess => format!("no process could be made for it, {deaths} times in a row"),
+            Trouble::QuickDeaths => format!("it ended{times} before it had started well"),
+            Trouble::NotReady => format!("it did not say that it is ready{times}"),
+            Trouble::NoProcess => format!("no process could be made for it{times}"),
         };
         Some(entry.failure.iter().fold(trouble, |trouble, failure| format!("{trouble}: {failure}")))
     }

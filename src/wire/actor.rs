@@ -2,7 +2,7 @@
 //!
 //! The owner waits for nobody: links are written without waiting, messages that leave go through the drains' tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub(super) struct Actor {
     herds: BTreeMap<Arc<str>, Herd>,
     links: Links,
     members: BTreeMap<Key, Known>,
+    /// What the supervisor itself listens to.
+    heard: BTreeSet<Topic>,
     next_herd: u32,
 }
 
@@ -52,6 +54,7 @@ impl Actor {
         inherited: BTreeMap<Name, OwnedFd>,
     ) -> Actor {
         let mut actor = Actor {
+            heard: BTreeSet::new(),
             next_herd: 1,
             around,
             commands,
@@ -94,6 +97,12 @@ impl Actor {
         match command {
             Command::Attach { member, link } => self.attach(member, link),
             Command::Down { instance, incarnation } => self.down(Key { instance, incarnation }),
+            Command::Attached => {
+                let members = &self.members;
+                for herd in self.herds.values_mut() {
+                    herd.part_with_the_dead(|key| members.contains_key(&key), &mut self.links, &self.around);
+                }
+            }
             Command::Forget { instance } => {
                 for herd in self.herds.values_mut() {
                     herd.forget(instance, &mut self.links);
@@ -130,7 +139,7 @@ impl Actor {
         }
         // One that already sits in the herd was served by a predecessor of ours.
         let herd = self.herds.get_mut(&member.herd);
-        let seated = herd.filter(|herd| herd.slot_of_instance(member.instance).is_some());
+        let seated = herd.filter(|herd| herd.is_seated(key));
         let greeted = seated.is_some();
         if let Some(herd) = seated {
             herd.renew(key, &mut self.links);
@@ -142,19 +151,27 @@ impl Actor {
         if let Some(known) = self.members.remove(&key)
             && let Some(herd) = self.herds.get_mut(&known.member.herd)
         {
-            herd.down(key, &mut self.links);
+            herd.down(key, &mut self.links, &self.around);
         }
         self.links.remove(&key);
     }
 
     fn hear(&mut self, topics: Vec<Topic>) {
-        for topic in topics {
+        let wanted: BTreeSet<Topic> = topics.into_iter().collect();
+        for topic in self.heard.difference(&wanted) {
+            if let Some(herd) = self.herds.get_mut(&topic.herd) {
+                herd.hear(&topic.channel, false, &mut self.links);
+            }
+        }
+        let new: Vec<Topic> = wanted.difference(&self.heard).cloned().collect();
+        self.heard = wanted;
+        for topic in new {
             if let Err(error) = self.ensure(&topic.herd) {
                 tracing::error!(herd = %topic.herd, "its wire cannot be set up: {error}");
                 continue;
             }
             let herd = self.herds.get_mut(&topic.herd).expect("it was just ensured");
-            herd.hear(&topic.channel, &mut self.links);
+            herd.hear(&topic.channel, true, &mut self.links);
         }
     }
 
@@ -253,7 +270,7 @@ impl Actor {
                     tracing::error!(instance = key.instance, "its readiness could not be passed on");
                 }
             }
-            ToSupervisor::Leave => herd.down(key, links),
+            ToSupervisor::Leave => herd.down(key, links, &self.around),
             ToSupervisor::Accuse { slot, incarnation, reason } => {
                 tracing::warn!(herd = %herd.name, by = key.instance, slot, incarnation, "a participant is accused: {reason}");
             }

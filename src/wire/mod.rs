@@ -25,7 +25,7 @@ use crate::config::spec::WireSpec;
 use crate::keeper::handle::Store;
 use crate::keeper::name::Name;
 use crate::relay::{Message, Origin, ToWire, Topic};
-use crate::supervisor::snapshot::HerdView;
+use crate::snapshot::HerdView;
 
 /// Commands that may wait for the wire's task. Whoever finds it full waits; the task itself waits for nobody.
 const COMMANDS: usize = 1024;
@@ -61,6 +61,8 @@ enum Command {
         member: Member,
         link: OwnedFd,
     },
+    /// All links that were inherited are attached.
+    Attached,
     Down {
         instance: u32,
         incarnation: u32,
@@ -105,6 +107,11 @@ impl Wire {
     /// A process of an instance may say hello on this link.
     pub async fn attach(&self, member: Member, link: OwnedFd) {
         self.tell(Command::Attach { member, link }).await;
+    }
+
+    /// Every process that lives has been attached. Whoever else sits in a herd is dead.
+    pub async fn attached(&self) {
+        self.tell(Command::Attached).await;
     }
 
     /// A process of an instance is gone; its successor will take its slot.

@@ -6,7 +6,7 @@
 #![deny(unsafe_code)]
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -15,14 +15,15 @@ use flood::account::{Account, Figure};
 use flood::control::{Control, Phase};
 use flood::message::{self, MIN_SIZE, Stamp};
 use flood::verifier::Verifier;
-use herdwire_ipc::{Channel, Herd, Inbox, Outgoing, PublishError};
+use herdwire_ipc::{Channel, Herd, Inbox, Outgoing, PublishError, Publisher};
 
 /// How long a thread sleeps before it looks at the phase again.
 const NAP: Duration = Duration::from_millis(20);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let size = size()?;
-    let folder = PathBuf::from(std::env::var_os("FLOOD_FOLDER").ok_or("FLOOD_FOLDER is not set: who keeps my account?")?);
+    let folder =
+        PathBuf::from(std::env::var_os("FLOOD_FOLDER").ok_or("FLOOD_FOLDER is not set: who keeps my account?")?);
     let (herd, mut inbox) = herdwire_ipc::connect()?;
     let account = Account::resume(&folder, herd.me().index as usize)?;
     let control = Control::open(&folder)?;
@@ -76,24 +77,7 @@ fn publish(
             Phase::Run => {
                 let sequence = account.intend();
                 message::write(&mut buffer, Stamp { publisher: me.index, incarnation: me.incarnation, sequence });
-                let mut began = None;
-                loop {
-                    match publisher.try_publish(channel.id(), Outgoing::bytes(&buffer)) {
-                        Ok(_) => break,
-                        // The clock is read only where there is something to measure.
-                        Err(PublishError::Full) => {
-                            let began = *began.get_or_insert_with(Instant::now);
-                            let result = publisher.publish(channel.id(), Outgoing::bytes(&buffer));
-                            account.raise(Figure::LongestPublish, began.elapsed().as_micros() as u64);
-                            match result {
-                                Ok(_) => break,
-                                Err(PublishError::Full) => account.add(Figure::Refused, 1),
-                                Err(error) => return Err(error),
-                            }
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
+                publish_one(&mut publisher, channel, account, &buffer)?;
                 account.commit(sequence);
             }
             Phase::Stop => {
@@ -103,4 +87,54 @@ fn publish(
         }
     }
     Ok(())
+}
+
+/// Publishes one message, however long there is no room for it.
+fn publish_one(
+    publisher: &mut Publisher,
+    channel: &Channel,
+    account: &Account,
+    payload: &[u8],
+) -> Result<(), PublishError> {
+    loop {
+        // The clock is read only where there is something to measure: the relief is called when it waits.
+        let mut began = None;
+        let result = publisher.publish_with(channel.id(), Outgoing::bytes(payload), || {
+            began.get_or_insert_with(Instant::now);
+        });
+        if let Some(began) = began {
+            account.raise(Figure::LongestPublish, began.elapsed().as_micros() as u64);
+        }
+        match result {
+            // Nothing of it was written. Who is in the way is stalled by now, and not waited for again.
+            Err(PublishError::Full) => account.add(Figure::Refused, 1),
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Checks what arrives, until the supervisor asks this worker to finish.
+fn receive(herd: &Herd, inbox: &mut Inbox, account: &Account, control: &Control, size: usize) {
+    let mut verifier = Verifier::new(account, size, herd.me().index as usize);
+    // When something arrived last, while the others were to publish.
+    let mut last = None;
+    while !herd.is_shutting_down() {
+        let turn = inbox.turn(|delivery| verifier.take(delivery.payload));
+        let running = control.phase() == Phase::Run;
+        let now = Instant::now();
+        if let (true, Some(before)) = (running, last) {
+            account.raise(Figure::LongestPause, now.duration_since(before).as_micros() as u64);
+        }
+        match (running, last) {
+            (false, _) => last = None,
+            (true, None) => last = Some(now),
+            (true, Some(_)) if turn.records > 0 => last = Some(now),
+            (true, Some(_)) => {}
+        }
+        if turn.records == 0 && !turn.more {
+            let lagged = inbox.lost().iter().map(|loss| loss.records).sum();
+            account.add(Figure::Lagged, lagged);
+            inbox.wait(NAP);
+        }
+    }
 }

@@ -20,6 +20,9 @@ use crate::publisher::Publisher;
 use crate::seqpacket::{self, MAX_RECORD, Wait};
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long until the hello is said again: the supervisor that heard it may have died over it, and its successor says
+/// nothing to whom it does not know. A hello said twice is answered as one.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A worker's place and its link; leaves the herd when it is dropped.
 pub(crate) struct Connection {
@@ -68,7 +71,10 @@ fn greet(link: &Link, until: Instant) -> Result<(Welcome, Vec<OwnedFd>), Connect
     say()?;
     let mut buffer = vec![0; MAX_RECORD];
     loop {
-        wait_readable(link, until)?;
+        if !wait_readable(link, until)? {
+            say()?;
+            continue;
+        }
         let received = match seqpacket::receive(link.socket().as_fd(), &mut buffer, Wait::Never) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             other => other.map_err(ConnectError::Link)?,
@@ -81,23 +87,23 @@ fn greet(link: &Link, until: Instant) -> Result<(Welcome, Vec<OwnedFd>), Connect
         match message {
             Some((_, ToInstance::Welcome(welcome))) => return Ok((welcome, received.descriptors)),
             Some((_, ToInstance::Refused { reason })) => return Err(ConnectError::Refused { reason }),
-            // The supervisor died over our hello: its successor has not heard it.
-            Some((_, ToInstance::Renewed)) => say()?,
             Some((_, ToInstance::Shutdown)) => link.note_shutdown(),
             _ => {}
         }
     }
 }
 
-fn wait_readable(link: &Link, until: Instant) -> Result<(), ConnectError> {
+/// Waits for the answer; false when it is time to ask again.
+fn wait_readable(link: &Link, until: Instant) -> Result<bool, ConnectError> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(ConnectError::NoAnswer(LIMIT));
     }
     let mut watched = [PollFd::new(link.socket().as_fd(), PollFlags::POLLIN)];
-    let millis = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    let millis = PollTimeout::try_from(left.min(SAY_AGAIN).as_millis() + 1).unwrap_or(PollTimeout::MAX);
     match poll(&mut watched, millis) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Ok(0) => Ok(false),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(true),
         Err(error) => Err(ConnectError::Link(error.into())),
     }
 }

@@ -30,6 +30,7 @@ impl Inbox {
     ///
     /// # Errors
     /// None at present.
+    #[allow(clippy::should_implement_trait)] // It can fail and it waits, which no iterator may; async has the same name.
     pub fn next(&mut self) -> Result<Option<Message>, ReceiveError> {
         self.next_until(None)
     }

@@ -8,6 +8,7 @@
 //! Sealed memory has one writer for life: a new supervisor makes a new directory from the old one
 //! ([`Directory::succeed`]), in which every channel keeps its number and version and epoch go on growing.
 
+pub(crate) mod copies;
 mod reader;
 mod writer;
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{ChannelEntry, SlotEntry};
+use super::{ChannelEntry, SlotEntry, copies};
 use crate::layout::directory as at;
 use crate::layout::{LAYOUT_VERSIONS, MAX_CHANNELS, MAX_NAME, MAX_SLOTS};
 use crate::map::{PeerMap, bytes_of};
@@ -10,9 +10,6 @@ use crate::memory::{self, MemoryError};
 use crate::slots::{ChannelId, Slot};
 use crate::sync::Ordering::Acquire;
 use crate::sync::{Words, fence};
-
-/// How often an entry is read again when it changed meanwhile. Changes take microseconds and are rare.
-const ATTEMPTS: usize = 1_000;
 
 /// Why memory is not a directory.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +89,7 @@ impl DirectoryReader {
         if usize::from(slot) >= MAX_SLOTS {
             return SlotEntry::default();
         }
-        let words = self.entry(at::slot(slot), at::SLOT_WORDS, |counter| at::slot_copy(slot, counter));
+        let words = copies::read(&self.map, at::slot(slot), at::SLOT_WORDS, |counter| at::slot_copy(slot, counter));
         words.and_then(|words| SlotEntry::from_words(&words)).unwrap_or_default()
     }
 
@@ -101,7 +98,8 @@ impl DirectoryReader {
         if usize::from(id.0) >= MAX_CHANNELS {
             return None;
         }
-        let words = self.entry(at::channel(id), at::CHANNEL_WORDS, |counter| at::channel_copy(id, counter))?;
+        let words =
+            copies::read(&self.map, at::channel(id), at::CHANNEL_WORDS, |counter| at::channel_copy(id, counter))?;
         ChannelEntry::from_words(&words)
     }
 
@@ -123,29 +121,6 @@ impl DirectoryReader {
     /// All channels, in the order of their numbers.
     pub fn channels(&self) -> impl Iterator<Item = ChannelId> {
         (0..MAX_CHANNELS as u16).map(ChannelId).take_while(|id| self.map.load(at::channel(*id)) != 0)
-    }
-
-    /// The current copy of an entry; `None` when it has none yet, or never held still.
-    fn entry(&self, counter: usize, words: usize, copy: impl Fn(u64) -> usize) -> Option<Vec<u64>> {
-        let mut taken = Vec::with_capacity(words);
-        for _ in 0..ATTEMPTS {
-            let before = self.map.load(counter);
-            if before == 0 {
-                return None;
-            }
-            // Acquire: pairs with the Release of the counter in `Directory::commit`; the copy is whole.
-            fence(Acquire);
-            taken.clear();
-            self.map.append(copy(before), words, &mut taken);
-            // Acquire: pairs with the Release fence that stands before the other copy is touched again; if any word
-            // was newer, the counter is seen to have moved.
-            fence(Acquire);
-            if self.map.load(counter) == before {
-                return Some(taken);
-            }
-            std::thread::yield_now();
-        }
-        None
     }
 
     fn text(&self, word: usize, bytes: u64) -> String {

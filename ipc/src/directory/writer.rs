@@ -5,14 +5,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::reader::NotADirectory;
-use super::{ChannelEntry, DirectoryReader, SlotEntry, SlotState};
+use super::{ChannelEntry, DirectoryReader, SlotEntry, SlotState, copies};
 use crate::layout::directory as at;
 use crate::layout::{LAYOUT_VERSIONS, MAX_CHANNELS, MAX_NAME, MAX_SLOTS};
 use crate::map::OwnMap;
 use crate::memory;
 use crate::slots::{ChannelId, Slot, SlotSet};
-use crate::sync::Ordering::Release;
-use crate::sync::{OwnWords, Words, fence};
+use crate::sync::OwnWords;
 
 /// Why a directory cannot be made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -206,24 +205,12 @@ impl Directory {
 
     fn write_channel(&mut self, id: ChannelId) {
         let words = self.channels[usize::from(id.0)].1.to_words();
-        self.commit(at::channel(id), &words, |counter| at::channel_copy(id, counter));
+        copies::commit(&self.map, at::channel(id), &words, |counter| at::channel_copy(id, counter));
     }
 
     fn write_slot(&mut self, slot: Slot) {
         let words = self.slots[usize::from(slot)].to_words();
-        self.commit(at::slot(slot), &words, |counter| at::slot_copy(slot, counter));
-    }
-
-    fn commit(&mut self, counter: usize, words: &[u64], copy: impl Fn(u64) -> usize) {
-        let next = self.map.load(counter) + 1;
-        // Before a copy is touched that was current two changes ago, every reader must be able to see that the
-        // counter has moved on from it: pairs with the second Acquire fence in `DirectoryReader::entry`.
-        fence(Release);
-        for (index, word) in words.iter().enumerate() {
-            self.map.store(copy(next) + index, *word);
-        }
-        // Release: pairs with the first Acquire fence in `DirectoryReader::entry`.
-        self.map.publish(counter, next);
+        copies::commit(&self.map, at::slot(slot), &words, |counter| at::slot_copy(slot, counter));
     }
 }
 

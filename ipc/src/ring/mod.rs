@@ -15,9 +15,11 @@ mod wake;
 mod writer;
 
 pub(crate) use gate::Held;
+#[cfg(all(test, loom))]
+pub(crate) use reader::Lap;
 pub(crate) use reader::{Look, RingReader};
 pub(crate) use wake::{Sleeper, Waker, ask_for_room, show_cursor};
 pub(crate) use writer::{Need, RingWriter};
 
 #[cfg(all(test, loom))]
-mod models;
+mod loom_models;

@@ -80,8 +80,7 @@ impl RingReader {
         if at == self.head {
             return Ok(Look::Empty);
         }
-        let word = layout::ring(at, self.ring);
-        let header = Header::from_words(std::array::from_fn(|index| words.load(word + index)));
+        let header = Header::from_words(words.four(layout::ring(at, self.ring)));
         match header.check(at, self.head, self.ring, self.limit) {
             Ok((kind, size)) => Ok(Look::Record(kind, header, size)),
             // An overtaken header may hold anything; only one that was not is a lie.

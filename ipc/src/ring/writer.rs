@@ -31,11 +31,14 @@ pub(crate) struct RingWriter {
     head: u64,
     /// The private limit: nothing from here on may be overwritten.
     gate: u64,
-    marked: Option<u64>,
+    /// Bits of a position within its eighth of the ring.
+    part: u32,
+    marked: u64,
 }
 
 impl RingWriter {
     pub(crate) fn new(slot: Slot, incarnation: u32, ring: u64, base: u64) -> RingWriter {
+        let part = ring.trailing_zeros() - MARKS.trailing_zeros();
         RingWriter {
             slot,
             head_word: layout::head(slot),
@@ -44,7 +47,8 @@ impl RingWriter {
             ring,
             head: base,
             gate: base,
-            marked: None,
+            part,
+            marked: u64::MAX,
         }
     }
 
@@ -119,13 +123,10 @@ impl RingWriter {
 
     #[inline]
     fn put(&mut self, words: &impl OwnWords, position: u64, header: Header) {
-        let at = layout::ring(position, self.ring);
-        for (index, word) in header.to_words().into_iter().enumerate() {
-            words.store(at + index, word);
-        }
-        let part = (position & (self.ring - 1)) / (self.ring / MARKS as u64);
-        if self.marked != Some(part) {
-            self.marked = Some(part);
+        words.store_four(layout::ring(position, self.ring), header.to_words());
+        let part = (position & (self.ring - 1)) >> self.part;
+        if self.marked != part {
+            self.marked = part;
             words.store(layout::mark(self.slot, part as usize), position);
         }
     }

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 
 /// Long enough for a machine that is busy with other things; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -132,7 +134,17 @@ impl Raw {
         .await
     }
 
-    /// The next frame must be a close; its code, and that the connection ends after it.
+    /// The next frame that is no ping: on a slow machine one may come in between.
+    pub async fn message(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            match self.frame().await {
+                Some((0x89, _)) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Reads on to a close frame; its code, and that the connection ends after it.
     pub async fn closed(&mut self) -> u16 {
         loop {
             let (first, payload) = self.frame().await.expect("a close frame before the end");
@@ -253,4 +265,14 @@ pub async fn browser(address: SocketAddr, path: &str) -> WebSocketStream<TcpStre
     let stream = soon(TcpStream::connect(address)).await.unwrap();
     let url = format!("ws://{address}{path}");
     soon(tokio_tungstenite::client_async(url, stream)).await.unwrap().0
+}
+
+/// The next message of a well-behaved client that is no ping: on a slow machine one may come in between.
+pub async fn heard(browser: &mut WebSocketStream<TcpStream>) -> Message {
+    loop {
+        match soon(browser.next()).await.expect("a message before the end").unwrap() {
+            Message::Ping(_) => {}
+            message => return message,
+        }
+    }
 }

@@ -1,12 +1,11 @@
 //! Who gets a session and who gets a sentence instead.
 
-use futures_util::StreamExt;
 use tokio_tungstenite::tungstenite::Message as Ws;
 
 use crate::config::spec::Handshake;
 
 use super::super::{Front, FrontError, bind};
-use super::client::{Raw, browser, get, handshake, request, soon, text};
+use super::client::{Raw, browser, get, handshake, heard, request, text};
 use super::stand::{NODE, Plan, path, stand};
 
 #[tokio::test]
@@ -42,7 +41,7 @@ async fn what_is_no_http_gets_an_error_and_disturbs_nobody() {
         assert_eq!(raw.answer().await.status, 400, "{nonsense:?}");
     }
     stand.publish("chat", "1");
-    assert_eq!(soon(other.next()).await.unwrap().unwrap(), Ws::text("1"));
+    assert_eq!(heard(&mut other).await, Ws::text("1"));
 }
 
 #[tokio::test]
@@ -149,5 +148,5 @@ async fn a_path_may_have_a_part_that_varies() {
     let stand = plan.start().await;
     let mut room = browser(stand.address(), "/room/7").await;
     stand.publish("chat", "1");
-    assert_eq!(soon(room.next()).await.unwrap().unwrap(), Ws::text("1"));
+    assert_eq!(heard(&mut room).await, Ws::text("1"));
 }

@@ -5,7 +5,7 @@ use tokio_tungstenite::tungstenite::Message as Ws;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::client::{Raw, browser, frame, soon, text, until};
+use super::client::{Raw, browser, frame, heard, soon, text, until};
 use super::stand::{Plan, stand};
 
 #[tokio::test]
@@ -14,7 +14,7 @@ async fn a_message_in_fragments_arrives_whole_and_a_ping_between_is_answered() {
     let mut raw = Raw::open(stand.address(), "/chat").await;
     raw.send(&frame(0x01, b"Hel")).await;
     raw.send(&frame(0x89, b"still there?")).await;
-    assert_eq!(raw.frame().await, Some((0x8A, b"still there?".to_vec())));
+    assert_eq!(raw.message().await, Some((0x8A, b"still there?".to_vec())));
     raw.send(&frame(0x80, b"lo")).await;
     assert_eq!(stand.arrival().await.payload, "Hello");
 }
@@ -45,7 +45,17 @@ async fn a_violation_closes_with_its_code_and_disturbs_nobody() {
     }
     until(|| stand.front.view().sessions == 1).await;
     stand.publish("chat", "1");
-    assert_eq!(soon(other.next()).await.unwrap().unwrap(), Ws::text("1"));
+    assert_eq!(heard(&mut other).await, Ws::text("1"));
+}
+
+#[tokio::test]
+async fn the_close_after_a_violation_is_not_lost_to_a_reset_however_much_more_was_under_way() {
+    let stand = stand().await;
+    let mut raw = Raw::open(stand.address(), "/chat").await;
+    let sending = raw.send_in_background([frame(0xC1, b""), vec![0; 8 << 20]].concat());
+    assert_eq!(raw.message().await.unwrap().1[..2], 1002u16.to_be_bytes());
+    soon(sending).await.expect("all of it is taken");
+    assert_eq!(raw.frame().await, None);
 }
 
 #[tokio::test]
@@ -53,13 +63,13 @@ async fn a_close_is_echoed_and_the_server_ends_the_connection() {
     let stand = stand().await;
     let mut raw = Raw::open(stand.address(), "/chat").await;
     raw.send(&frame(0x88, &[&3001u16.to_be_bytes()[..], b"bye"].concat())).await;
-    assert_eq!(raw.frame().await, Some((0x88, 3001u16.to_be_bytes().to_vec())));
+    assert_eq!(raw.message().await, Some((0x88, 3001u16.to_be_bytes().to_vec())));
     assert_eq!(raw.frame().await, None);
     drop(raw);
 
     let mut raw = Raw::open(stand.address(), "/chat").await;
     raw.send(&frame(0x88, b"")).await;
-    assert_eq!(raw.frame().await, Some((0x88, vec![])));
+    assert_eq!(raw.message().await, Some((0x88, vec![])));
     assert_eq!(raw.frame().await, None);
     drop(raw);
     until(|| stand.front.view().sessions == 0).await;
@@ -70,10 +80,10 @@ async fn tungstenite_closes_cleanly() {
     let stand = stand().await;
     let mut browser = browser(stand.address(), "/chat").await;
     soon(browser.send(Ws::Ping(b"x".to_vec().into()))).await.unwrap();
-    assert_eq!(soon(browser.next()).await.unwrap().unwrap(), Ws::Pong(b"x".to_vec().into()));
+    assert_eq!(heard(&mut browser).await, Ws::Pong(b"x".to_vec().into()));
     let goodbye = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
     soon(browser.close(Some(goodbye))).await.unwrap();
-    let last = soon(browser.next()).await.unwrap().unwrap();
+    let last = heard(&mut browser).await;
     assert_eq!(last, Ws::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })));
     assert!(soon(browser.next()).await.is_none());
 }
@@ -100,7 +110,7 @@ async fn a_large_message_arrives_unharmed_both_ways() {
     raw.send(&text(&payload)).await;
     assert_eq!(stand.arrival().await.payload, payload);
     stand.publish("chat", &payload);
-    assert_eq!(raw.frame().await, Some((0x81, payload.into_bytes())));
+    assert_eq!(raw.message().await, Some((0x81, payload.into_bytes())));
 }
 
 #[tokio::test]

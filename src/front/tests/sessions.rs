@@ -1,13 +1,13 @@
 //! Messages in, messages out.
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 use herdwire_ipc::Tag;
 use tokio_tungstenite::tungstenite::Message as Ws;
 
 use crate::relay::{SessionId, Topic};
 
-use super::client::{Raw, browser, soon, text, until};
+use super::client::{Raw, browser, heard, soon, text, until};
 use super::stand::{NODE, stand};
 
 #[tokio::test]
@@ -21,10 +21,10 @@ async fn a_broadcast_reaches_every_session_that_hears_the_channel_and_no_other()
     stand.publish("news", r#"{"n":2}"#);
     stand.publish("unheard", r#"{"n":3}"#);
     for chat in [&mut one, &mut two] {
-        assert_eq!(soon(chat.next()).await.unwrap().unwrap(), Ws::text(r#"{"n":1}"#));
-        assert_eq!(soon(chat.next()).await.unwrap().unwrap(), Ws::text(r#"{"n":2}"#));
+        assert_eq!(heard(chat).await, Ws::text(r#"{"n":1}"#));
+        assert_eq!(heard(chat).await, Ws::text(r#"{"n":2}"#));
     }
-    assert_eq!(soon(news.next()).await.unwrap().unwrap(), Ws::text(r#"{"n":2}"#));
+    assert_eq!(heard(&mut news).await, Ws::text(r#"{"n":2}"#));
     until(|| stand.front.view().sent == 5).await;
 }
 
@@ -58,8 +58,8 @@ async fn an_answer_to_one_session_reaches_that_session_alone() {
 
     assert!(stand.front.send_to(session, Tag::Bytes, Bytes::from_static(b"only you")));
     stand.publish("chat", "true");
-    assert_eq!(soon(one.next()).await.unwrap().unwrap(), Ws::binary("only you"));
-    assert_eq!(soon(two.next()).await.unwrap().unwrap(), Ws::text("true"));
+    assert_eq!(heard(&mut one).await, Ws::binary("only you"));
+    assert_eq!(heard(&mut two).await, Ws::text("true"));
 
     soon(one.close(None)).await.unwrap();
     drop(one);
@@ -73,7 +73,7 @@ async fn a_json_ping_gets_its_pong_and_goes_no_further() {
     let mut stand = stand().await;
     let mut browser = browser(stand.address(), "/chat").await;
     soon(browser.send(Ws::text(r#"{"type":"ping"}"#))).await.unwrap();
-    assert_eq!(soon(browser.next()).await.unwrap().unwrap(), Ws::text("{\"type\":\"pong\",\"data\":\"🇺🇦\"}"));
+    assert_eq!(heard(&mut browser).await, Ws::text("{\"type\":\"pong\",\"data\":\"🇺🇦\"}"));
     soon(browser.send(Ws::text("after"))).await.unwrap();
     assert_eq!(stand.arrival().await.payload, "after");
 }
@@ -89,7 +89,7 @@ async fn a_burst_arrives_complete_and_in_order_on_both_ways() {
         stand.publish("chat", &format!("{number}"));
     }
     for number in 0..2000 {
-        let (first, payload) = raw.frame().await.unwrap();
+        let (first, payload) = raw.message().await.unwrap();
         assert_eq!((first, payload), (0x81, format!("{number}").into_bytes()));
     }
 }

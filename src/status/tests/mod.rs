@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve_within};
 use super::{History, Look, fixture, serve};
-use crate::supervisor::snapshot::{Snapshot, Status};
+use crate::snapshot::{Snapshot, Status};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

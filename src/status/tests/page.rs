@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval};
 use super::Served;
 use crate::status::server::Limits;
 use crate::status::{CAPACITY, fixture};
-use crate::supervisor::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// The same snapshot `at` seconds later: figures move as real ones do.
 fn moved(mut all: Snapshot, at: u64) -> Snapshot {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use herdwire_ipc::{ChannelId, Counters, SUPERVISOR, Slot, layout};
 
 use super::{Herd, OWN_RING};
-use crate::supervisor::snapshot::{ChannelView, HerdView};
+use crate::snapshot::{ChannelView, HerdView};
 
 impl Herd {
     pub(in crate::wire) fn view(&mut self) -> HerdView {
@@ -43,6 +43,7 @@ impl Herd {
         let memory: u64 = outboxes.map(|outbox| layout::OUTBOX_HEAD + outbox.ring_bytes).sum();
         HerdView {
             name: self.name.to_string(),
+            seats: self.seats.values().filter(|seat| seat.is_running()).map(|seat| (seat.slot, seat.instance)).collect(),
             participants: self.seats.values().filter(|seat| seat.is_running()).count() as u32,
             ring_bytes: self.seats.values().map(|seat| seat.outbox.ring_bytes).max().unwrap_or(OWN_RING),
             memory_bytes: memory + layout::DIRECTORY_BYTES,
@@ -78,4 +79,3 @@ fn add(a: Counters, b: Counters) -> Counters {
         rejected: a.rejected + b.rejected,
     }
 }
-

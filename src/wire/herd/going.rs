@@ -11,15 +11,40 @@ use crate::wire::member::{NOBODY, RETIRED, Seat, Standing};
 
 impl Herd {
     /// A process is gone. Its slot stays for its successor; what it committed is read to the end.
-    pub(in crate::wire) fn down(&mut self, key: Key, links: &mut Links) {
+    pub(in crate::wire) fn down(&mut self, key: Key, links: &mut Links, around: &Surroundings) {
         let Some(slot) = self.slot_of(key) else { return };
         let seat = self.seats.get_mut(&slot).expect("its slot was just found");
-        if seat.standing == Standing::Down {
-            return;
+        match seat.standing {
+            Standing::Down => {}
+            Standing::Joining => self.give_back(slot, links, around),
+            Standing::Running => {
+                seat.standing = Standing::Down;
+                self.directory.set_slot(slot, SlotState::Down, key.incarnation, Some(key.instance));
+                self.part(slot, key, links);
+            }
         }
-        seat.standing = Standing::Down;
-        self.directory.set_slot(slot, SlotState::Down, key.incarnation, Some(key.instance));
-        self.part(slot, key, links);
+    }
+
+    /// Who was welcomed has died before anybody knew it: its outbox is nobody's, and its predecessor's is still where
+    /// the next one goes on.
+    fn give_back(&mut self, slot: Slot, links: &mut Links, around: &Surroundings) {
+        let seat = self.seats.get_mut(&slot).expect("the caller has found it");
+        let (instance, incarnation) = (seat.instance, seat.outbox.incarnation);
+        match seat.retired.pop() {
+            Some(predecessor) => {
+                let before = predecessor.outbox.incarnation;
+                seat.outbox = predecessor.outbox;
+                seat.standing = Standing::Down;
+                self.directory.set_slot(slot, SlotState::Down, before, Some(instance));
+            }
+            None => {
+                self.seats.remove(&slot);
+                self.directory.set_slot(slot, SlotState::Free, incarnation, None);
+            }
+        }
+        let version = self.directory.bump();
+        forget(around, self.id, slot, incarnation);
+        self.tell_all(version, links);
     }
 
     /// An instance is deleted. The slot is free; the last outbox is kept, so that positions go on from there.

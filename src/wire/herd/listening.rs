@@ -33,11 +33,11 @@ impl Herd {
         }
     }
 
-    /// The supervisor itself hears a channel, for bridge or front.
-    pub(in crate::wire) fn hear(&mut self, name: &str, links: &mut Links) {
+    /// The supervisor itself hears a channel, for bridge or front, or does not any more.
+    pub(in crate::wire) fn hear(&mut self, name: &str, on: bool, links: &mut Links) {
         match self.channel(name) {
             Ok(id) => {
-                self.directory.set_subscribed(id, SUPERVISOR, true);
+                self.directory.set_subscribed(id, SUPERVISOR, on);
                 let version = self.directory.bump();
                 self.tell_all(version, links);
             }
@@ -65,7 +65,7 @@ impl Herd {
         self.settle(links);
     }
 
-    fn tell_all(&self, version: u64, links: &mut Links) {
+    pub(super) fn tell_all(&self, version: u64, links: &mut Links) {
         for key in self.running() {
             tell(links, key, 0, &ToInstance::LookAgain { version }, &[]);
         }

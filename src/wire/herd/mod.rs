@@ -23,16 +23,14 @@ use std::time::Instant;
 
 use herdwire_ipc::directory::{Directory, DirectoryError, SlotState};
 use herdwire_ipc::link::ToInstance;
-use herdwire_ipc::{
-    Accusation, Control, Counters, Participant, Place, Publisher, SUPERVISOR, Slot,
-};
+use herdwire_ipc::{Accusation, Control, Counters, Participant, Place, Publisher, SUPERVISOR, Slot};
 use herdwire_ipc::{layout, memory};
 use tokio::task::JoinHandle;
 
+use super::Surroundings;
 use super::barrier::Barrier;
 use super::link::{Key, Link};
 use super::member::{NOBODY, Outbox, Retired, Seat, Standing};
-use super::Surroundings;
 use crate::keeper::name::{Kind, Name};
 use crate::relay::{Message, ToWire};
 
@@ -109,9 +107,20 @@ impl Herd {
         let memory = memory::create_directory(&format!("herdwire-directory-{}", remains.id))?;
         let directory = Directory::succeed(memory.as_fd(), remains.directory.as_fd())?;
         let name: Arc<str> = directory.herd_name().into();
-        let mut outboxes = remains.outboxes;
-        let own = outboxes.iter().map(|(key, _)| *key).filter(|(slot, _)| *slot == SUPERVISOR).max();
-        let predecessor = own.and_then(|key| outboxes.remove(&key).map(|(memory, bell)| (key.1, memory, bell)));
+        let (mut own, outboxes): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            remains.outboxes.into_iter().partition(|((slot, _), _)| *slot == SUPERVISOR);
+        own.retain(|(slot, incarnation), (memory, _)| {
+            // Its supervisor died before it had taken it: nobody has read or written anything there.
+            let taken = is_taken(memory);
+            if !taken {
+                forget(around, remains.id, *slot, *incarnation);
+            }
+            taken
+        });
+        let predecessor = own.pop_last().map(|((_, incarnation), (memory, bell))| (incarnation, memory, bell));
+        for (slot, incarnation) in own.into_keys() {
+            forget(around, remains.id, slot, incarnation);
+        }
         let generation = remains.generation + 1;
         let mut herd = Herd::enter(remains.id, name, directory, memory, generation, predecessor, around)?;
         herd.seat_inherited(outboxes, around);
@@ -187,7 +196,9 @@ impl Herd {
                 forget(around, self.id, slot, incarnation);
                 continue;
             };
-            if place.state == SlotState::Free {
+            // One that is not sealed has never been anybody's, but perhaps a newcomer's that is just taking it.
+            let is_awaited = place.state == SlotState::Joining && place.incarnation == incarnation;
+            if place.state == SlotState::Free || !(is_awaited || is_taken(&memory)) {
                 forget(around, self.id, slot, incarnation);
                 continue;
             }
@@ -216,6 +227,22 @@ impl Herd {
                 seat.retired.push(Retired { outbox: old, end: before.unwrap_or(0) });
             }
         }
+        // Said to whoever has not heard it: the same as before, since nobody has published in this slot meanwhile.
+        let joining = |seat: &&Seat| seat.standing == Standing::Joining;
+        let bases = self.seats.values().filter(joining).map(|seat| (seat.slot, seat.outbox.ring_bytes));
+        for (slot, ring_bytes) in bases.collect::<Vec<_>>() {
+            let base = self.next_base(slot, ring_bytes);
+            self.seats.get_mut(&slot).expect("it was just listed").base = base;
+        }
+    }
+
+    /// Everybody who lives has a link again: whoever sits here and has none died together with a supervisor that did
+    /// not come to say so.
+    pub(super) fn part_with_the_dead(&mut self, lives: impl Fn(Key) -> bool, links: &mut Links, around: &Surroundings) {
+        let seated = self.seats.values().filter(|seat| seat.standing != Standing::Down).map(Seat::key);
+        for key in seated.filter(|key| !lives(*key)).collect::<Vec<_>>() {
+            self.down(key, links, around);
+        }
     }
 
     /// Lets the supervisor itself read a participant.
@@ -231,9 +258,9 @@ impl Herd {
         }
     }
 
-    /// The slot of an instance that is, or will again be, a participant.
-    pub(super) fn slot_of_instance(&self, instance: u32) -> Option<Slot> {
-        self.seat_of(instance).map(|seat| seat.slot)
+    /// Whether this very process has a seat.
+    pub(super) fn is_seated(&self, key: Key) -> bool {
+        self.slot_of(key).is_some()
     }
 
     /// Beats, lets go of what nobody needs, retries what waits. Once a second or so.
@@ -307,6 +334,11 @@ fn tell(links: &mut Links, key: Key, id: u64, message: &ToInstance, descriptors:
     if let Some(link) = links.get_mut(&key) {
         link.tell(id, message, descriptors);
     }
+}
+
+/// Whether an outbox has ever had an owner: it is sealed as soon as its owner has mapped it.
+fn is_taken(memory: &OwnedFd) -> bool {
+    ring_bytes(memory).is_some_and(|bytes| memory::verify(memory.as_fd(), bytes).is_ok())
 }
 
 /// Bytes of an outbox's ring, by the size of its memory.

@@ -132,7 +132,10 @@ pub enum ExitView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HerdView {
     pub name: String,
+    /// Running participants, the supervisor not among them.
     pub participants: u32,
+    /// Instances by their slot.
+    pub seats: BTreeMap<u16, u32>,
     pub ring_bytes: u64,
     /// Memory of all rings and the directory, in bytes.
     pub memory_bytes: u64,

@@ -1,0 +1,144 @@
+//! Crashes, stops, restarts: what becomes of processes.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::herdwire::{Herdwire, is_alive, signal, until};
+
+#[test]
+fn an_instance_that_dies_is_started_again_at_once() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "sleep 1000", "-n", "nap"]);
+    let before = herdwire.instance("nap");
+    signal(before.pid, Signal::SIGKILL);
+    let after = herdwire.await_instance("nap", "came back", |now| now.is_online() && now.pid != before.pid);
+    assert_eq!((after.id, after.restarts), (before.id, before.restarts + 1));
+    assert_eq!(after.own("last_exit")["Signal"], 9);
+}
+
+#[test]
+fn an_instance_that_keeps_dying_young_is_given_up_with_the_reason() {
+    let herdwire = Herdwire::new();
+    herdwire.run(&["start", "echo sorry >&2; exit 3", "-n", "crasher", "--max-restarts", "4"]);
+    let given_up = herdwire.await_instance("crasher", "was given up", |now| now.status == "errored");
+    assert_eq!(given_up.own("last_exit")["Code"], 3);
+    let reason = given_up.own("reason").as_str().unwrap();
+    assert!(reason.contains("4 times in a row"), "{reason}");
+    assert_eq!(herdwire.log("crasher-error.log"), "sorry\n".repeat(4));
+    assert!(herdwire.ok(&["describe", "crasher"]).contains(reason));
+}
+
+#[test]
+fn an_instance_that_ends_stays_ended_when_it_is_not_to_be_restarted() {
+    let herdwire = Herdwire::new();
+    herdwire.run(&["start", "exit 0", "-n", "once", "--no-autorestart"]);
+    let ended = herdwire.await_instance("once", "ended", |now| now.status == "stopped");
+    assert_eq!((ended.pid, ended.restarts), (0, 0));
+    assert_eq!(ended.record["pm2_env"]["exit_code"], 0);
+}
+
+#[test]
+fn a_restart_waits_for_restart_delay() {
+    let herdwire = Herdwire::new();
+    herdwire.run(&["start", "exit 1", "-n", "slow", "--restart-delay", "1h"]);
+    herdwire.await_instance("slow", "waited", |now| now.status == "waiting restart");
+    herdwire.ok(&["stop", "slow"]);
+    assert_eq!(herdwire.instance("slow").status, "stopped");
+}
+
+#[test]
+fn a_stop_sends_sigint_and_lets_the_instance_end_by_itself() {
+    let herdwire = Herdwire::new();
+    let polite = "trap 'echo goodbye; exit 7' INT; echo up; while :; do sleep 0.01; done";
+    herdwire.ok(&["start", polite, "-n", "polite"]);
+    herdwire.await_log("polite-out.log", "up\n");
+    herdwire.ok(&["stop", "polite"]);
+    let stopped = herdwire.instance("polite");
+    assert_eq!(stopped.status, "stopped");
+    assert_eq!(stopped.own("last_exit")["Code"], 7);
+    assert_eq!(herdwire.log("polite-out.log"), "up\ngoodbye\n");
+}
+
+#[test]
+fn the_signal_of_a_stop_can_be_chosen() {
+    let herdwire = Herdwire::new();
+    let script = "trap 'echo term; exit 0' TERM; trap 'echo int' INT; echo up; while :; do sleep 0.01; done";
+    let config = format!("[[app]]\nname = \"term\"\nscript = \"{script}\"\nkill_signal = \"SIGTERM\"\n");
+    herdwire.write("herdwire.toml", &config);
+    herdwire.ok(&["start"]);
+    herdwire.await_log("term-out.log", "up\n");
+    herdwire.ok(&["stop", "term"]);
+    assert_eq!(herdwire.log("term-out.log"), "up\nterm\n");
+}
+
+#[test]
+fn an_instance_that_ignores_its_signal_is_killed_at_kill_timeout() {
+    let herdwire = Herdwire::new();
+    let stubborn = "trap '' INT; echo up; while :; do sleep 0.01; done";
+    herdwire.ok(&["start", stubborn, "-n", "stubborn", "--kill-timeout", "300ms"]);
+    herdwire.await_log("stubborn-out.log", "up\n");
+    let since = Instant::now();
+    herdwire.ok(&["stop", "stubborn"]);
+    assert!(since.elapsed() >= Duration::from_millis(300), "killed after {:?}", since.elapsed());
+    assert_eq!(herdwire.instance("stubborn").own("last_exit")["Signal"], 9);
+}
+
+#[test]
+fn whatever_descends_from_an_instance_ends_with_it() {
+    let herdwire = Herdwire::new();
+    let family = "trap '' INT; sleep 1000 & (trap '' INT; setsid sleep 1000 &) ; echo up; wait; wait; sleep 1000";
+    herdwire.ok(&["start", family, "-n", "family", "--kill-timeout", "200ms"]);
+    herdwire.await_log("family-out.log", "up\n");
+    until("the family is complete", || herdwire.processes_of("family").len() >= 3);
+    let family = herdwire.processes_of("family");
+    herdwire.ok(&["stop", "family"]);
+    until("nothing of it is left", || herdwire.processes_of("family").is_empty());
+    assert!(family.into_iter().all(|pid| !is_alive(pid)));
+}
+
+#[test]
+fn a_restart_gives_every_instance_a_new_process_and_the_same_id() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "sleep 1000", "-n", "pair", "-i", "2"]);
+    let before = herdwire.instances("pair");
+    herdwire.ok(&["restart", "pair"]);
+    for (old, new) in before.iter().zip(herdwire.instances("pair")) {
+        assert_eq!((old.id, old.restarts + 1), (new.id, new.restarts));
+        assert_ne!(old.pid, new.pid);
+        assert!(new.is_online() && !is_alive(old.pid));
+    }
+}
+
+#[test]
+fn an_app_that_is_started_again_with_another_command_runs_that() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "echo old; exec sleep 1000", "-n", "app"]);
+    herdwire.await_log("app-out.log", "old\n");
+    let before = herdwire.instance("app");
+    herdwire.ok(&["start", "echo new; exec sleep 1000", "-n", "app"]);
+    herdwire.await_log("app-out.log", "new\n");
+    let after = herdwire.instance("app");
+    assert_eq!(before.id, after.id);
+    assert!(!is_alive(before.pid));
+}
+
+#[test]
+fn kill_ends_every_instance_the_supervisor_and_the_keeper() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "sleep 1000", "-n", "nap", "-i", "3"]);
+    herdwire.ok(&["start", "trap '' INT; sleep 1000 & wait; sleep 1000", "-n", "stubborn", "-k", "200ms"]);
+    until("all of them run", || herdwire.processes().len() >= 7);
+    herdwire.ok(&["kill"]);
+    until("nothing runs any more", || herdwire.processes().is_empty());
+    assert!(!herdwire.home().join("control.sock").exists(), "the socket is still there");
+    assert!(herdwire.list().is_empty());
+}
+
+#[test]
+fn the_keeper_ends_everything_when_it_is_asked_to_end() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "sleep 1000", "-n", "nap"]);
+    signal(herdwire.keeper_pid(), Signal::SIGTERM);
+    until("nothing runs any more", || herdwire.processes().is_empty());
+}

@@ -1,0 +1,32 @@
+//! The binary as its users meet it: commands, signals, sockets and files, nothing from inside.
+//!
+//! One program, so that it is linked once; a module for each chapter. Every test has a home of its own
+//! (`support/herdwire.rs`) and leaves nothing behind.
+
+#[path = "../support/browser.rs"]
+mod chromium;
+#[path = "../support/herdwire.rs"]
+mod herdwire;
+#[path = "../support/puppets.rs"]
+mod puppets;
+// Shared with `tests/bridge.rs`, which uses the rest of it.
+#[allow(dead_code)]
+#[path = "../support/redis.rs"]
+mod redis;
+#[path = "../support/sessions.rs"]
+mod sessions;
+
+mod adoption;
+mod bad_input;
+mod bridge;
+mod browser;
+mod cli;
+mod foreground;
+mod front;
+mod leftovers;
+mod lifecycle;
+mod listeners;
+mod logs;
+mod start;
+mod status;
+mod wire;
