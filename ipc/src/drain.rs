@@ -552,6 +552,8 @@ enum After {
 }
 
 impl Entry {
+    /// Inlined, or else the answer goes through memory, where its 128-bit parts wait for narrower stores.
+    #[inline]
     fn delivery<'a>(&self, arena: &'a [u64]) -> Option<Delivery<'a>> {
         let header = &self.header;
         let words = &arena[self.start..self.start + (header.length as usize).div_ceil(8)];

@@ -181,6 +181,7 @@ impl OwnWords for OwnMap {
 }
 
 /// The first `length` bytes of private words; all of them when there are not as many.
+#[inline]
 pub(crate) fn bytes_of(words: &[u64], length: usize) -> &[u8] {
     // SAFETY: `words` is a valid slice of plain integers, any byte of which may be read; the length is its own.
     let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * WORD) };

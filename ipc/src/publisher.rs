@@ -376,7 +376,7 @@ impl Publisher {
             };
             if !same {
                 self.held[slot].renew();
-                self.readers[slot] = newest.clone().map(|peer| Reader { peer, waker: Waker::default() });
+                self.readers[slot] = newest.clone().map(|peer| Reader { peer, waker: Waker::new(slot as Slot) });
             }
         }
         if !Arc::ptr_eq(&self.directory, &table.directory) {
@@ -549,7 +549,7 @@ fn keep(
 #[inline]
 fn wake(slot: Slot, readers: &mut [Option<Reader>]) {
     if let Some(reader) = &mut readers[usize::from(slot)]
-        && reader.waker.must_ring(&reader.peer.map, slot)
+        && reader.waker.must_ring(&reader.peer.map)
     {
         reader.peer.ring_bell();
     }

@@ -30,6 +30,7 @@ impl SlotSet {
     }
 
     /// Whether `slot` is in the set.
+    #[inline]
     pub fn contains(&self, slot: Slot) -> bool {
         self.0.get(usize::from(slot) / 64).is_some_and(|word| word & bit(slot) != 0)
     }
@@ -42,6 +43,7 @@ impl SlotSet {
     }
 
     /// Whether nobody is in the set.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.0 == [0; WORDS]
     }

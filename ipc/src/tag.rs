@@ -18,6 +18,7 @@ pub enum Tag {
 
 impl Tag {
     /// The tag with this number, if there is one.
+    #[inline]
     pub fn from_number(number: u8) -> Option<Tag> {
         [Tag::Bytes, Tag::Text, Tag::Json, Tag::Msgpack].into_iter().find(|tag| *tag as u8 == number)
     }

@@ -46,8 +46,10 @@ pub async fn serve(listener: Listener, requests: mpsc::Sender<Asked>, tasks: Tas
                 let (requests, shutdown) = (requests.clone(), shutdown.clone());
                 tasks.spawn(async move {
                     tokio::select! {
-                        () = shutdown.cancelled() => {}
+                        // First what is answered already: with nothing left to stop, `kill` ends the supervisor at once.
+                        biased;
                         () = connection(stream, requests) => {}
+                        () = shutdown.cancelled() => {}
                     }
                     drop(place);
                 });

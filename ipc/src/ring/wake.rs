@@ -39,12 +39,18 @@ impl Sleeper {
 }
 
 /// What a publisher remembers about one reader's sleep. Belongs to the mapping: a successor's epochs start anew.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Waker {
+    /// Where the reader's park word stands; worked out once, since it is looked at with every message.
+    park: usize,
     rung: u64,
 }
 
 impl Waker {
+    pub(crate) fn new(reader: Slot) -> Waker {
+        Waker { park: layout::park(reader), rung: 0 }
+    }
+
     /// Once after the last commit of a batch, before the park words are looked at.
     #[inline]
     pub(crate) fn fence() {
@@ -54,8 +60,8 @@ impl Waker {
 
     /// Whether the reader has to be rung: it is parked, and was not rung for this sleep yet.
     #[inline]
-    pub(crate) fn must_ring(&mut self, reader: &impl Words, slot: Slot) -> bool {
-        let epoch = reader.load(layout::park(slot));
+    pub(crate) fn must_ring(&mut self, reader: &impl Words) -> bool {
+        let epoch = reader.load(self.park);
         if epoch & 1 == 0 || epoch == self.rung {
             return false;
         }

@@ -23,6 +23,9 @@ impl Need {
 #[derive(Debug)]
 pub(crate) struct RingWriter {
     slot: Slot,
+    /// Where the words stand that every record moves; worked out once.
+    head_word: usize,
+    intent_word: usize,
     incarnation: u16,
     ring: u64,
     head: u64,
@@ -36,7 +39,17 @@ pub(crate) struct RingWriter {
 impl RingWriter {
     pub(crate) fn new(slot: Slot, incarnation: u32, ring: u64, base: u64) -> RingWriter {
         let part = ring.trailing_zeros() - MARKS.trailing_zeros();
-        RingWriter { slot, incarnation: incarnation as u16, ring, head: base, gate: base, part, marked: u64::MAX }
+        RingWriter {
+            slot,
+            head_word: layout::head(slot),
+            intent_word: layout::intent(slot),
+            incarnation: incarnation as u16,
+            ring,
+            head: base,
+            gate: base,
+            part,
+            marked: u64::MAX,
+        }
     }
 
     #[inline]
@@ -81,7 +94,7 @@ impl RingWriter {
         prefix: Option<u128>,
         payload: &[u8],
     ) {
-        words.store(layout::intent(self.slot), self.head + need.total());
+        words.store(self.intent_word, self.head + need.total());
         // Release: pairs with the Acquire fence in `RingReader::overtaken`. A reader that sees any byte written from
         // here on sees the intent as well.
         fence(Release);
@@ -105,7 +118,7 @@ impl RingWriter {
     pub(crate) fn commit(&mut self, words: &impl OwnWords, need: Need) {
         self.head += need.total();
         // Release: pairs with the Acquire fence after a reader's load of the head.
-        words.publish(layout::head(self.slot), self.head);
+        words.publish(self.head_word, self.head);
     }
 
     #[inline]
