@@ -1,14 +1,8 @@
-//! Where the workspace lies, and the programs that cargo has built.
+//! Where the programs lie that cargo has built.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-
-/// The root of the workspace.
-pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a folder of the workspace")
-}
 
 /// The folder that this program was built into: `target/debug` or `target/release`.
 pub fn build_folder() -> anyhow::Result<PathBuf> {
@@ -20,19 +14,7 @@ pub fn build_folder() -> anyhow::Result<PathBuf> {
 pub fn built(name: &str) -> anyhow::Result<PathBuf> {
     let path = build_folder()?.join(name);
     if !path.exists() {
-        bail!("{} is not there: build the workspace first (`cargo build --workspace`)", path.display());
+        bail!("{} is not there: build the workspace first (`cargo build -p herdwire -p flood`)", path.display());
     }
     Ok(path)
-}
-
-/// Has cargo build the whole workspace, in the profile that this program was built in.
-pub fn build_workspace() -> anyhow::Result<()> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--workspace", "--bins", "--quiet"]).current_dir(workspace());
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    let status = cargo.status().context("cargo cannot be run")?;
-    anyhow::ensure!(status.success(), "the workspace does not build");
-    Ok(())
 }

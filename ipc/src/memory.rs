@@ -1,6 +1,6 @@
 //! The descriptors behind a herd: outboxes, directories and bells; how they are made, sealed and checked.
 //!
-//! Owns no mapping ([`crate::map`] does). The supervisor makes an outbox and its bell, the owner maps it, and then it
+//! Owns no mapping (`map` does). The supervisor makes an outbox and its bell, the owner maps it, and then it
 //! is sealed: from there on nobody, the supervisor included, can map it writable again, and its size is fixed, so
 //! that a reader can neither spoil it nor be killed by a missing page.
 

@@ -13,3 +13,18 @@ pub mod message;
 pub mod verdict;
 pub mod verifier;
 mod words;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// Ends a worker's `main`: an error goes to stderr with what caused it.
+pub fn end(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("cause: {error}");
+        cause = error.source();
+    }
+    ExitCode::FAILURE
+}

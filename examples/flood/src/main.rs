@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -26,7 +27,11 @@ const LOOK: u32 = 64;
 const SLOW: u32 = 8;
 const BREATH: Duration = Duration::from_millis(1);
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    flood::end(work())
+}
+
+fn work() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse()?;
     let size = arguments.size;
     let folder =

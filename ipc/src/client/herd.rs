@@ -186,7 +186,7 @@ impl Herd {
     /// Publishes bytes if there is room; never waits but for another thread's publish.
     ///
     /// # Errors
-    /// [`PublishError::Full`], or the message is too large.
+    /// [`crate::PublishError::Full`], or the message is too large.
     pub fn try_publish(&self, channel: &Channel, payload: impl AsRef<[u8]>) -> Result<Published, SendError> {
         Ok(self.lock().try_publish(channel.id, Outgoing::bytes(payload.as_ref()))?)
     }

@@ -282,7 +282,7 @@ fn loom_a_full_publisher_always_gets_its_room() {
                 let (mut held, mut waker) = (Held::default(), Waker::default());
                 for number in 0..MESSAGES {
                     let need = writer.need(u64::from(LENGTH));
-                    let mut look = |writer: &mut RingWriter, held: &mut Held| {
+                    let look = |writer: &mut RingWriter, held: &mut Held| {
                         let cursor = own.load(layout::cursor(1));
                         crate::sync::fence(crate::sync::Ordering::Acquire);
                         let gate = held.gate(cursor, writer.head(), RECORD).unwrap_or(writer.head());

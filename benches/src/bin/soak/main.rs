@@ -15,7 +15,7 @@ mod supervisor;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use measure::{interrupt, place};
+use measure::interrupt;
 
 /// Runs Herdwire under load and under kills, and checks every promise.
 #[derive(Debug, Parser)]
@@ -24,9 +24,6 @@ struct Arguments {
     /// Keep the run's folder (home, logs, accounts), and say where it is.
     #[arg(long, global = true)]
     keep: bool,
-    /// Do not have cargo build the workspace first.
-    #[arg(long, global = true)]
-    no_build: bool,
     #[command(subcommand)]
     run: Run,
 }
@@ -42,9 +39,6 @@ enum Run {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     interrupt::notice()?;
-    if !arguments.no_build {
-        place::build_workspace()?;
-    }
     let broken = match arguments.run {
         Run::Flood(options) => flood::run(&options, arguments.keep)?,
         Run::Supervisor(options) => supervisor::run(&options, arguments.keep)?,

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flood::account::{Account, Exit, Figure};
@@ -25,7 +26,11 @@ const LIFE: Duration = Duration::from_millis(1500);
 /// Exit codes are below it.
 const CODES: u64 = 100;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    flood::end(work())
+}
+
+fn work() -> Result<(), Box<dyn Error>> {
     let folder =
         PathBuf::from(std::env::var_os("FLOOD_FOLDER").ok_or("FLOOD_FOLDER is not set: who keeps my account?")?);
     let (herd, inbox) = herdwire_ipc::connect()?;
