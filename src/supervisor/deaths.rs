@@ -28,6 +28,23 @@ impl Core {
         self.sweep(id);
     }
 
+    /// Whether the keeper has a child that is no instance: what outlives its parents comes to it. A sweep walks all of
+    /// procfs, so it is not done for nothing.
+    fn has_orphans(&self) -> bool {
+        let keeper = self.keeper_pid;
+        let Ok(children) = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")) else {
+            // A kernel that does not list them leaves only the search.
+            return true;
+        };
+        let instances = || self.registry.instances.values();
+        let known = |pid: u32| {
+            pid == std::process::id() || instances().any(|entry| entry.process.pid() == Some(pid))
+        };
+        let unknown = children.split_whitespace().filter(|pid| !pid.parse().is_ok_and(known)).count();
+        // Those in the making have no number here yet.
+        unknown > instances().filter(|entry| matches!(entry.process, Process::Making)).count()
+    }
+
     /// SIGKILLs everything that descends from an instance, on a thread of its own.
     pub(super) fn sweep(&self, id: u32) {
         let entry = &self.registry.instances[&id];
@@ -87,7 +104,7 @@ impl Core {
         }
         let name = &self.registry.apps[&entry.app].spec.name;
         tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
-        if matches!(entry.life.state(), State::Stopping { .. }) {
+        if matches!(entry.life.state(), State::Stopping { .. }) && self.has_orphans() {
             self.sweep(id);
         }
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");
