@@ -9,8 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use herdwire::supervisor::control::{self, CONTROL_VERSION, Failure, Pong, Request, Response, Selector};
 use herdwire::snapshot::{HostView, InstanceView, Snapshot, Status, SupervisorView};
+use herdwire::supervisor::control::{self, CONTROL_VERSION, Failure, Pong, Request, Response, Selector};
 use herdwire_ipc::{codec, frame};
 use tempfile::TempDir;
 

@@ -28,7 +28,15 @@ const RULES: [&str; 19] = [
 
 /// What a rule has no use for: it is handed the time and its effects are values.
 const IMPURE: [&str; 9] = [
-    "tokio", "libc", "std::fs", "std::net", "std::process", "std::thread", "Instant::now", "SystemTime", "std::io::Write",
+    "tokio",
+    "libc",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "Instant::now",
+    "SystemTime",
+    "std::io::Write",
 ];
 
 fn root() -> &'static Path {
@@ -96,7 +104,9 @@ fn every_path_that_the_map_names_exists_and_every_room_is_on_it() {
 
 #[test]
 fn what_the_front_page_promises_as_a_file_is_there() {
-    for file in ["scripts/demo", "scripts/test", "docs/configuration.md", "docs/BENCHMARKS.md", "ipc/README.md", "LICENSE-MIT"] {
+    for file in
+        ["scripts/demo", "scripts/test", "docs/configuration.md", "docs/BENCHMARKS.md", "ipc/README.md", "LICENSE-MIT"]
+    {
         assert!(root().join(file).exists(), "{file} is missing");
     }
 }

@@ -43,7 +43,9 @@ pub use client::{
 };
 pub use directory::{ChannelEntry, Directory, DirectoryError, DirectoryReader, SlotEntry, SlotState};
 pub use drain::{Announced, Delivery, Drain, Loss, LossCause, TURN, Turn};
-pub use participant::{Accusation, Control, Counters, JoinError, Participant, PeerPosition, Place, head_of, join, monotonic_ns};
+pub use participant::{
+    Accusation, Control, Counters, JoinError, Participant, PeerPosition, Place, head_of, join, monotonic_ns,
+};
 pub use peer::PeerError;
 pub use publisher::{Batch, Outgoing, PublishError, Published, Publisher, To};
 pub use rule::Rule;

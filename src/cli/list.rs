@@ -7,8 +7,8 @@ use comfy_table::{CellAlignment, Color};
 use super::client::{Client, ClientError, LOOK_LIMIT};
 use super::error::CliError;
 use super::output::{self, Output};
-use crate::supervisor::control::{Request, Response};
 use crate::snapshot::{InstanceView, Snapshot, Status};
+use crate::supervisor::control::{Request, Response};
 
 /// Prints what runs.
 pub fn list(client: &Client, json: bool, out: &mut Output) -> Result<(), CliError> {

@@ -11,8 +11,8 @@ use super::client::{ACT_LIMIT, Client, LOOK_LIMIT};
 use super::error::CliError;
 use super::output::{self, Output};
 use super::{list, select};
-use crate::supervisor::control::{Failure, Pong, Request, Response};
 use crate::snapshot::Snapshot;
+use crate::supervisor::control::{Failure, Pong, Request, Response};
 
 /// How long the keeper may take to end after the last instance has.
 const KEEPER_LIMIT: Duration = Duration::from_secs(10);

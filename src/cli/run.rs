@@ -37,7 +37,8 @@ pub fn prepare(client: &Client, file: &Path) -> Result<Foreground, CliError> {
 
 fn seal(request: &Request) -> Result<OwnedFd, CliError> {
     let bytes = codec::encode(request).map_err(|_| ClientError::TooMuch)?;
-    sealed::create("herdwire-run", &bytes).map_err(|source| CliError::System { what: "hand the apps to the keeper", source })
+    sealed::create("herdwire-run", &bytes)
+        .map_err(|source| CliError::System { what: "hand the apps to the keeper", source })
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::error::CliError;
 use crate::config::suggest;
-use crate::supervisor::control::Selector;
 use crate::snapshot::{InstanceView, Snapshot};
+use crate::supervisor::control::Selector;
 
 /// What the supervisor is told.
 pub fn selector(words: &[String]) -> Selector {

@@ -15,8 +15,8 @@ use super::{describe, list, select};
 use crate::config::file::{AppFile, File, Instances};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, At, ConfigError, Place, Problem, Resolved, Surroundings, units};
-use crate::supervisor::control::{Failure, Request, Response};
 use crate::snapshot::{ExitView, InstanceView, Snapshot, Status};
+use crate::supervisor::control::{Failure, Request, Response};
 
 /// The file that is started when none is named.
 const DEFAULT_FILE: &str = "herdwire.toml";

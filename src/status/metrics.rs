@@ -14,9 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::snapshot::{
-    BridgeState, BridgeView, ChannelView, FrontView, HerdView, InstanceView, Snapshot, Status,
-};
+use crate::snapshot::{BridgeState, BridgeView, ChannelView, FrontView, HerdView, InstanceView, Snapshot, Status};
 
 /// What the text is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

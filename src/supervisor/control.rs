@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use herdwire_ipc::{codec, frame};
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::Snapshot;
 use crate::config::spec::{AppSpec, Settings};
+use crate::snapshot::Snapshot;
 
 /// Version of requests and answers. CLI and supervisor of different versions say so instead of misreading.
 pub const CONTROL_VERSION: u16 = 1;

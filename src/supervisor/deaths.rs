@@ -37,9 +37,7 @@ impl Core {
             return true;
         };
         let instances = || self.registry.instances.values();
-        let known = |pid: u32| {
-            pid == std::process::id() || instances().any(|entry| entry.process.pid() == Some(pid))
-        };
+        let known = |pid: u32| pid == std::process::id() || instances().any(|entry| entry.process.pid() == Some(pid));
         let unknown = children.split_whitespace().filter(|pid| !pid.parse().is_ok_and(known)).count();
         // Those in the making have no number here yet.
         unknown > instances().filter(|entry| matches!(entry.process, Process::Making)).count()

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 
 use super::Served;
+use crate::snapshot::Snapshot;
 use crate::status::server::Limits;
 use crate::status::{CAPACITY, fixture};
-use crate::snapshot::Snapshot;
 
 /// The same snapshot `at` seconds later: figures move as real ones do.
 fn moved(mut all: Snapshot, at: u64) -> Snapshot {

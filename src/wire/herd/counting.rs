@@ -43,7 +43,12 @@ impl Herd {
         let memory: u64 = outboxes.map(|outbox| layout::OUTBOX_HEAD + outbox.ring_bytes).sum();
         HerdView {
             name: self.name.to_string(),
-            seats: self.seats.values().filter(|seat| seat.is_running()).map(|seat| (seat.slot, seat.instance)).collect(),
+            seats: self
+                .seats
+                .values()
+                .filter(|seat| seat.is_running())
+                .map(|seat| (seat.slot, seat.instance))
+                .collect(),
             participants: self.seats.values().filter(|seat| seat.is_running()).count() as u32,
             ring_bytes: self.seats.values().map(|seat| seat.outbox.ring_bytes).max().unwrap_or(OWN_RING),
             memory_bytes: memory + layout::DIRECTORY_BYTES,
