@@ -328,7 +328,9 @@ impl Instance {
         self.last_exit = Some(exit);
         self.trouble = trouble;
         if !rules.autorestart {
-            return self.enter(if exit == Exit::Code(0) { State::Stopped } else { State::Errored });
+            // As in pm2: it ended, which is no error of ours; that it never ran or got ready is.
+            let ran = trouble == Trouble::QuickDeaths && exit != Exit::NotExecuted;
+            return self.enter(if ran { State::Stopped } else { State::Errored });
         }
         self.quick_deaths += 1;
         if self.quick_deaths >= rules.max_restarts {

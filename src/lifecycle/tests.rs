@@ -112,7 +112,12 @@ fn a_process_that_was_never_let_go_costs_nothing() {
 #[test]
 fn without_autorestart_an_exit_is_the_end() {
     let rules = Rules { autorestart: false, ..rules() };
-    for (exit, state) in [(Exit::Code(0), State::Stopped), (Exit::Code(3), State::Errored)] {
+    for (exit, state) in [
+        (Exit::Code(0), State::Stopped),
+        (Exit::Code(3), State::Stopped),
+        (Exit::Signal(9), State::Stopped),
+        (Exit::NotExecuted, State::Errored),
+    ] {
         let mut worker = online_at(T0);
         assert_eq!(worker.handle(Event::Exited(Incarnation(1), exit), &rules, T0), None);
         assert_eq!(worker.state(), state);

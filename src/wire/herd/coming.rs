@@ -7,10 +7,10 @@ use herdwire_ipc::directory::SlotState;
 use herdwire_ipc::link::{ToInstance, Welcome};
 use herdwire_ipc::{SUPERVISOR, Slot, layout, memory};
 
-use super::{Herd, HerdError, Links, keep, new_outbox, tell};
+use super::{Herd, HerdError, Links, forget, keep, new_outbox, tell};
 use crate::wire::barrier::Then;
 use crate::wire::link::Key;
-use crate::wire::member::{Retired, Seat, Standing};
+use crate::wire::member::{NOBODY, Retired, Seat, Standing};
 use crate::wire::{Member, Surroundings};
 
 impl Herd {
@@ -33,10 +33,11 @@ impl Herd {
             Some(seat) => seat.slot,
             None => self.free_slot().ok_or(HerdError::Full)?,
         };
-        let outbox = new_outbox(self.id, slot, member.incarnation, member.spec.ring_bytes)?;
-        keep(around, self.id, slot, &outbox);
         let base = self.next_base(slot, member.spec.ring_bytes);
         let end = self.end_of(slot);
+        self.vacate(slot, around);
+        let outbox = new_outbox(self.id, slot, member.incarnation, member.spec.ring_bytes)?;
+        keep(around, self.id, slot, &outbox);
         match self.seats.get_mut(&slot) {
             Some(seat) => {
                 let old = std::mem::replace(&mut seat.outbox, outbox);
@@ -56,6 +57,19 @@ impl Herd {
         self.directory.bump();
         self.send_welcome(slot, member, request, links);
         Ok(())
+    }
+
+    /// Lets go of what a deleted instance left in its slot: it is no predecessor of whoever comes there next.
+    fn vacate(&mut self, slot: Slot, around: &Surroundings) {
+        if let Some(seat) = self.seats.remove(&slot) {
+            if seat.instance != NOBODY {
+                self.seats.insert(slot, seat);
+                return;
+            }
+            for outbox in seat.retired.iter().map(|retired| &retired.outbox).chain([&seat.outbox]) {
+                forget(around, self.id, slot, outbox.incarnation);
+            }
+        }
     }
 
     fn send_welcome(&self, slot: Slot, member: &Member, request: u64, links: &mut Links) {
