@@ -256,7 +256,7 @@ fn a_ping_says_who_answers() {
     let place = Place::new();
     let supervisor = place.supervisor(|request| {
         assert_eq!(request, Request::Ping);
-        control::to_frame(&pong()).unwrap()
+        control::to_answer(&pong()).unwrap()
     });
     let said = place.run(&["ping", "--json"]);
     supervisor.join().unwrap();
@@ -273,7 +273,7 @@ fn a_refusal_is_passed_on_with_cause_and_hint() {
         let select = Selector::Several(vec![Selector::Name("web".into()), Selector::Id(3)]);
         assert_eq!(request, Request::Stop { select });
         let failure = Failure::new("no app or instance `web`").cause("none").hint("look");
-        control::to_frame(&Response::Failed(failure)).unwrap()
+        control::to_answer(&Response::Failed(failure)).unwrap()
     });
     let said = place.run(&["stop", "web", "3"]);
     supervisor.join().unwrap();
@@ -302,7 +302,7 @@ fn an_answer_that_cannot_be_read_is_one_clear_sentence() {
     let huge = frame::Header { kind: CONTROL_VERSION, length: u32::MAX, id: 0 }.to_bytes().to_vec();
     assert!(stop(huge).starts_with("error: the supervisor's answer cannot be read\ncause: message takes more than"));
     assert!(stop(Vec::new()).starts_with("error: the supervisor went away before it answered\n"));
-    let half = control::to_frame(&pong()).unwrap()[..20].to_vec();
+    let half = control::to_answer(&pong()).unwrap()[..20].to_vec();
     assert!(stop(half).starts_with("error: the supervisor went away before it answered\n"));
 }
 
@@ -311,8 +311,8 @@ fn a_question_that_only_looks_is_asked_again_when_the_supervisor_dies_over_it() 
     let place = Place::new();
     let supervisor = place.supervisor_of(vec![
         Box::new(|_| Vec::new()),
-        Box::new(|_| control::to_frame(&pong()).unwrap()[..7].to_vec()),
-        Box::new(|_| control::to_frame(&pong()).unwrap()),
+        Box::new(|_| control::to_answer(&pong()).unwrap()[..7].to_vec()),
+        Box::new(|_| control::to_answer(&pong()).unwrap()),
     ]);
     let said = place.run(&["ping"]);
     supervisor.join().unwrap();
@@ -333,14 +333,14 @@ fn a_script_becomes_a_request_and_a_failed_start_says_why() {
     let supervisor = place.supervisor_of(vec![
         Box::new(|request| {
             assert_eq!(request, Request::Snapshot { env: false });
-            control::to_frame(&Response::Snapshot(Box::new(before))).unwrap()
+            control::to_answer(&Response::Snapshot(Box::new(before))).unwrap()
         }),
         Box::new(|request| {
             let Request::Start { apps, origin, .. } = request else { panic!("{request:?}") };
             assert_eq!((apps.len(), apps[0].name.as_str(), apps[0].instances), (1, "job", 2));
             assert_eq!(apps[0].command.args[1..], ["--fast"]);
             assert!(origin.as_os_str().is_empty() && !apps[0].env.contains_key("HERDWIRE_HOME"));
-            control::to_frame(&Response::Done(Box::new(after))).unwrap()
+            control::to_answer(&Response::Done(Box::new(after))).unwrap()
         }),
     ]);
     let said = place.run(&["start", "job.sh", "-i", "2", "--", "--fast"]);
@@ -361,10 +361,10 @@ fn a_name_that_exists_is_started_again() {
     let log = place.folder.path().join("none.log");
     let (before, after) = (snapshot(vec![instance("job", &log)]), snapshot(vec![instance("job", &log)]));
     let supervisor = place.supervisor_of(vec![
-        Box::new(|_| control::to_frame(&Response::Snapshot(Box::new(before))).unwrap()),
+        Box::new(|_| control::to_answer(&Response::Snapshot(Box::new(before))).unwrap()),
         Box::new(|request| {
             assert_eq!(request, Request::StartExisting { select: Selector::Name("job".into()) });
-            control::to_frame(&Response::Done(Box::new(after))).unwrap()
+            control::to_answer(&Response::Done(Box::new(after))).unwrap()
         }),
     ]);
     let said = place.run(&["start", "job"]);
@@ -380,7 +380,7 @@ fn kill_returns_when_the_keeper_has_ended() {
     let stdin = keeper.0.stdin.take();
     let supervisor = place.supervisor(move |request| {
         assert_eq!(request, Request::Kill);
-        control::to_frame(&Response::Killing { keeper_pid }).unwrap()
+        control::to_answer(&Response::Killing { keeper_pid }).unwrap()
     });
     let mut child = Ended(place.command(&["kill"]).stdout(Stdio::piped()).spawn().unwrap());
     supervisor.join().unwrap();

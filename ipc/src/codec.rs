@@ -27,12 +27,15 @@ pub enum CodecError {
     #[error("message is followed by {0} stray bytes")]
     Trailing(usize),
     /// The message is larger than [`LIMIT`].
-    #[error("message takes more than {LIMIT} bytes")]
+    #[error("message takes more bytes than it may")]
     TooLarge,
 }
 
-fn configuration() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<LIMIT>()
+/// The most that an answer may take which only a trusted peer sends: 64 MiB.
+pub const LARGE_LIMIT: usize = 64 << 20;
+
+fn configuration<const MOST: usize>() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<MOST>()
 }
 
 /// Encodes one message.
@@ -40,9 +43,21 @@ fn configuration() -> impl bincode::config::Config {
 /// # Errors
 /// [`CodecError::TooLarge`] beyond [`LIMIT`].
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    let bytes =
-        bincode::serde::encode_to_vec(value, configuration()).map_err(|error| CodecError::Encode(error.to_string()))?;
-    if bytes.len() > LIMIT {
+    encode_within::<T, LIMIT>(value)
+}
+
+/// As [`encode`], up to [`LARGE_LIMIT`].
+///
+/// # Errors
+/// [`CodecError::TooLarge`] beyond it.
+pub fn encode_large<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    encode_within::<T, LARGE_LIMIT>(value)
+}
+
+fn encode_within<T: Serialize, const MOST: usize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let bytes = bincode::serde::encode_to_vec(value, configuration::<MOST>())
+        .map_err(|error| CodecError::Encode(error.to_string()))?;
+    if bytes.len() > MOST {
         return Err(CodecError::TooLarge);
     }
     Ok(bytes)
@@ -53,7 +68,19 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// Anything that is not one whole message of type `T` and nothing else.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, configuration())
+    decode_within::<T, LIMIT>(bytes)
+}
+
+/// As [`decode`], for what a trusted peer has encoded with [`encode_large`].
+///
+/// # Errors
+/// The same.
+pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_within::<T, LARGE_LIMIT>(bytes)
+}
+
+fn decode_within<T: DeserializeOwned, const MOST: usize>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, configuration::<MOST>())
         .map_err(|error| CodecError::Decode(error.to_string()))?;
     if used != bytes.len() {
         return Err(CodecError::Trailing(bytes.len() - used));

@@ -51,7 +51,7 @@ impl Header {
 
 /// Puts a header in front of a body.
 pub fn compose(kind: u16, id: u64, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len()).expect("bodies are bounded by codec::LIMIT");
+    let length = u32::try_from(body.len()).expect("bodies are bounded by codec::LARGE_LIMIT");
     let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
     frame.extend_from_slice(&Header { kind, length, id }.to_bytes());
     frame.extend_from_slice(body);

@@ -43,7 +43,7 @@ pub(crate) const RECORD_ALIGN: u64 = 64;
 /// Bytes of a record's header.
 pub(crate) const RECORD_HEADER: u64 = 32;
 /// Positions stay below; a number beyond is a lie.
-pub(crate) const POSITION_LIMIT: u64 = 1 << 62;
+pub const POSITION_LIMIT: u64 = 1 << 62;
 
 /// Bytes in front of the ring.
 pub const OUTBOX_HEAD: u64 = 0xe000;

@@ -192,12 +192,12 @@ impl Connection<'_> {
             return Err(ClientError::Version { theirs: header.kind });
         }
         let length = header.length as usize;
-        if length > codec::LIMIT {
+        if length > codec::LARGE_LIMIT {
             return Err(ClientError::Broken { source: Some(codec::CodecError::TooLarge) });
         }
         let mut body = vec![0; length];
         self.fill(&mut body, until, limit)?;
-        codec::decode(&body).map_err(|source| ClientError::Broken { source: Some(source) })
+        codec::decode_large(&body).map_err(|source| ClientError::Broken { source: Some(source) })
     }
 
     /// Reads until `buffer` is full.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
 use crate::logs::Pump;
-use crate::process::{OpenFiles, Pidfd, sealed};
+use crate::process::{OpenFiles, Pidfd, listen, sealed};
 use crate::relay::Relay;
 use crate::status::{History, Host, Look, Sampler};
 use crate::wire::{self, Wire};
@@ -54,6 +55,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
 
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let listener = control_socket(&mut descriptors, &home, &store)?;
+    let control_file = file_identity(&home.control());
     tasks.spawn(control_server::serve(listener, requests_in, tasks.clone(), shutdown.clone()));
 
     let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
@@ -95,6 +97,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         wire,
         pump,
         orders,
+        waiting_orders: VecDeque::new(),
         executions: executions_in,
         routes,
         sampler: Sampler::new(),
@@ -106,6 +109,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         run: None,
         run_failed: false,
         stillborn: Vec::new(),
+        control_file,
         sources: Sources { keeper: keeper_socket, requests, outcomes, executions, logs, notices, looks },
         tasks,
         shutdown,
@@ -125,6 +129,12 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.catch_up(exits).await;
     core.first_orders(run).await;
     Ok(core)
+}
+
+/// Device and inode of what lies at a path.
+pub(super) fn file_identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The limit on open files that instances get: the user's own, not the one that we raised ours to.
@@ -173,11 +183,24 @@ impl Core {
             };
             let spec: AppSpec = codec::decode(&sealed::read(memory.as_fd())?)
                 .with_context(|| format!("the spec of app {} cannot be read", record.id))?;
-            let parts = 0..spec.listen.len() as u16;
-            let sockets = parts
-                .filter_map(|part| descriptors.remove(&Name::part(Kind::Listener, record.id, part, record.revision)));
-            let app =
-                App { id: record.id, revision: record.revision, listeners: sockets.collect(), spec: Arc::new(spec) };
+            let mut listeners = Vec::with_capacity(spec.listen.len());
+            for (part, address) in spec.listen.iter().enumerate() {
+                let name = Name::part(Kind::Listener, record.id, part as u16, record.revision);
+                let socket = match descriptors.remove(&name) {
+                    Some(socket) => Ok(socket),
+                    // The store was full when it was bound.
+                    None => listen::bind(address),
+                };
+                match socket {
+                    Ok(socket) => listeners.push(socket),
+                    Err(error) => {
+                        self.warn(format!("app `{}` runs without its listeners: {error}", spec.name));
+                        listeners.clear();
+                        break;
+                    }
+                }
+            }
+            let app = App { id: record.id, revision: record.revision, listeners, spec: Arc::new(spec) };
             self.registry.apps.insert(app.id, app);
         }
         Ok(())
@@ -198,6 +221,7 @@ impl Core {
                 Some(pidfd) if record.pid != 0 && pidfd.inode().unwrap_or(0) == record.pidfd_inode => Process::Exists {
                     pid: record.pid,
                     pidfd,
+                    released: matches!(life.state(), LifeState::Online { .. }),
                     executed: matches!(life.state(), LifeState::Online { .. }),
                 },
                 _ => Process::None,
@@ -286,8 +310,22 @@ impl Core {
         }
         if self.globals.ending {
             self.end_all().await;
+        } else {
+            self.resume_starts().await;
         }
         self.settle().await;
+    }
+
+    /// Instances that were to be started when the supervisor died, and have never run.
+    async fn resume_starts(&mut self) {
+        let never_run = |entry: &&Entry| {
+            let autostart = self.registry.apps[&entry.app].spec.autostart;
+            autostart && !entry.doomed && entry.life == Instance::new()
+        };
+        let ids: Vec<u32> = self.registry.instances.values().filter(never_run).map(|entry| entry.id).collect();
+        for id in ids {
+            self.live(id, Life::Start).await;
+        }
     }
 
     /// What a first supervisor does by itself: the home's own settings, and what `herdwire run` asked for.

@@ -46,8 +46,19 @@ impl Core {
             link: theirs,
             open_files: self.open_files,
         };
-        if self.orders.send(order).await.is_err() {
-            self.never_made(id, incarnation, "the spawning thread has ended".to_owned()).await;
+        self.waiting_orders.push_back(order);
+        self.place_orders();
+    }
+
+    /// Hands waiting orders to the spawning thread as far as it takes them. Never waits: that thread may be waiting for
+    /// us to take what it has made.
+    pub(super) fn place_orders(&mut self) {
+        while let Some(order) = self.waiting_orders.pop_front() {
+            if let Err(refused) = self.orders.try_send(order) {
+                // Full: the next outcome makes room. It is closed only when everything ends.
+                self.waiting_orders.push_front(refused.into_inner());
+                return;
+            }
         }
     }
 
@@ -65,7 +76,7 @@ impl Core {
         self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
         self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
         let inode = pidfd.inode().unwrap_or(0);
-        entry.process = Process::Exists { pid, pidfd, executed: false };
+        entry.process = Process::Exists { pid, pidfd, released: false, executed: false };
         self.commit(id);
         self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
         self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
@@ -82,7 +93,14 @@ impl Core {
             return drop(go);
         }
         match go.release() {
-            Ok(launching) => self.watch_execution(id, incarnation, launching),
+            Ok(launching) => {
+                if let Some(Process::Exists { released, .. }) =
+                    self.registry.instances.get_mut(&id).map(|entry| &mut entry.process)
+                {
+                    *released = true;
+                }
+                self.watch_execution(id, incarnation, launching);
+            }
             // Its exit will tell.
             Err(error) => tracing::warn!("instance {id} cannot be let go: {error}"),
         }

@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 /// Version of requests and answers. CLI and supervisor of different versions say so instead of misreading.
 pub const CONTROL_VERSION: u16 = 1;
 
-/// The most that one request or answer may take.
+/// The most that one request may take.
 pub const MAX_FRAME: usize = codec::LIMIT + frame::HEADER_BYTES;
 
 /// What the CLI asks.
@@ -112,10 +112,18 @@ impl Failure {
     }
 }
 
-/// Puts a request or an answer into a frame.
+/// Puts a request into a frame.
 ///
 /// # Errors
 /// It is larger than [`codec::LIMIT`].
-pub fn to_frame<T: Serialize>(message: &T) -> Result<Vec<u8>, codec::CodecError> {
-    Ok(frame::compose(CONTROL_VERSION, 0, &codec::encode(message)?))
+pub fn to_frame(request: &Request) -> Result<Vec<u8>, codec::CodecError> {
+    Ok(frame::compose(CONTROL_VERSION, 0, &codec::encode(request)?))
+}
+
+/// Puts an answer into a frame. It may be large: thousands of instances with their environments.
+///
+/// # Errors
+/// It is larger than [`codec::LARGE_LIMIT`].
+pub fn to_answer(response: &Response) -> Result<Vec<u8>, codec::CodecError> {
+    Ok(frame::compose(CONTROL_VERSION, 0, &codec::encode_large(response)?))
 }

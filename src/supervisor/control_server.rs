@@ -74,7 +74,12 @@ async fn connection(mut stream: Stream, requests: mpsc::Sender<Asked>) {
     if requests.send((request, reply)).await.is_err() {
         return;
     }
-    let Ok(response) = response.await else { return };
+    // Whoever has gone waits for nothing: its place is for others.
+    let response = tokio::select! {
+        response = response => response,
+        () = gone(&mut stream) => return,
+    };
+    let Ok(response) = response else { return };
     answer(&mut stream, &response).await;
     if is_kill {
         // Its end tells the CLI that everything is over.
@@ -82,9 +87,15 @@ async fn connection(mut stream: Stream, requests: mpsc::Sender<Asked>) {
     }
 }
 
+/// Ends when the peer has closed, or says more than its one request.
+async fn gone(stream: &mut Stream) {
+    // Whatever comes, this connection is over.
+    let _ = stream.read(&mut [0; 1]).await;
+}
+
 async fn answer(stream: &mut Stream, response: &Response) {
-    let frame = control::to_frame(response).or_else(|error| {
-        control::to_frame(&Response::Failed(Failure::new("the answer is too large to be sent").cause(error)))
+    let frame = control::to_answer(response).or_else(|error| {
+        control::to_answer(&Response::Failed(Failure::new("the answer is too large to be sent").cause(error)))
     });
     let Ok(frame) = frame else { return };
     // Whoever does not take its answer has gone or hangs; either way there is nobody to tell.

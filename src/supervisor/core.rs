@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Response;
 use super::control_server::Asked;
-use super::registry::{Entry, Process, Registry};
+use super::registry::{App, Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
 use super::spawner::{Order, Outcome};
@@ -92,6 +93,8 @@ pub struct Core {
     pub wire: Wire,
     pub pump: Pump,
     pub orders: mpsc::Sender<Order>,
+    /// Orders that the spawning thread has no room for yet: one for each instance at most.
+    pub waiting_orders: VecDeque<Order>,
     pub executions: mpsc::Sender<(u32, Incarnation, Result<(), ExecFailure>)>,
     pub routes: watch::Sender<Routes>,
     pub sections: Sections,
@@ -107,6 +110,8 @@ pub struct Core {
     pub run_failed: bool,
     /// Processes that could not be made: told to the lifecycle once the event at hand is done with.
     pub stillborn: Vec<(u32, Incarnation)>,
+    /// What lies at the control socket's path, if it is ours.
+    pub control_file: Option<(u64, u64)>,
     pub sources: Sources,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
@@ -122,9 +127,8 @@ impl Core {
             }
             let event = self.next(&mut beat).await?;
             if let Event::Keeper(FromKeeper::Gone) = event {
-                // Its death takes the herd with it for now: instances lose nothing that the kernel holds, but nobody
-                // reaps them any more. Becoming the keeper belongs here.
-                anyhow::bail!("the keeper is gone");
+                // Instances run on as orphans for now, and nobody knows them any more. Becoming the keeper belongs here.
+                anyhow::bail!("the keeper is gone: this supervisor ends, its instances run on unsupervised");
             }
             self.handle(event).await;
         }
@@ -160,7 +164,10 @@ impl Core {
             }
             Event::Keeper(FromKeeper::Gone) => {}
             Event::Request((request, reply)) => self.request(request, reply).await,
-            Event::Spawned(outcome) => self.spawned(outcome).await,
+            Event::Spawned(outcome) => {
+                self.spawned(outcome).await;
+                self.place_orders();
+            }
             Event::Executed { instance, incarnation, result } => self.executed(instance, incarnation, result).await,
             Event::Log(event) => self.log(event),
             Event::Wire(Notice::Ready { instance, incarnation }) => {
@@ -242,7 +249,14 @@ impl Core {
             LogEvent::Trouble { path, error, .. } => {
                 self.warn(format!("the log {} cannot be written, its instance waits: {error}", path.display()));
             }
-            LogEvent::Recovered(key) => tracing::info!("the log of instance {} is written again", key.instance),
+            LogEvent::Recovered(key) => {
+                tracing::info!("the log of instance {} is written again", key.instance);
+                if let Some(entry) = self.registry.instances.get(&key.instance) {
+                    let paths = self.log_paths(entry);
+                    let of_it = |warning: &String, path: &Path| warning.contains(&*path.display().to_string());
+                    self.warnings.retain(|warning| !of_it(warning, &paths.out) && !of_it(warning, &paths.error));
+                }
+            }
         }
     }
 
@@ -318,7 +332,11 @@ impl Core {
             output.finish(LIMIT);
         }
         // The name goes first, so that nobody finds a socket that does not answer.
-        let _ = std::fs::remove_file(self.home.control());
+        // In a home that was removed and made anew lies another one's.
+        if super::adopt::file_identity(&self.home.control()) == self.control_file {
+            let _ = std::fs::remove_file(self.home.control());
+        }
+        self.registry.apps.values().for_each(App::unlink_sockets);
         self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
         self.shutdown.cancel();
         self.tasks.close();

@@ -4,7 +4,7 @@ use super::core::Core;
 use super::registry::Process;
 use crate::keeper::client::{Exit as KeeperExit, ExitStatus};
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Incarnation, State};
+use crate::lifecycle::{Event as Life, Exit, Incarnation};
 use crate::process::{Pidfd, sweep_descendants};
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ impl Core {
             // What every descendant of this incarnation has inherited, wherever it went, and no successor has.
             let marks = [
                 format!("HERDWIRE_HOME={}", self.home.path().display()),
+                format!("HERDWIRE_NODE={}", self.node),
                 format!("HERDWIRE_ID={id}"),
                 format!("HERDWIRE_INCARNATION={incarnation}"),
             ];
@@ -90,19 +91,19 @@ impl Core {
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         let incarnation = entry.life.incarnation();
         let mut exit = exit;
-        if let Process::Exists { pidfd, executed, .. } = &entry.process {
+        if let Process::Exists { pidfd, released, executed, .. } = &entry.process {
             // What it left behind in its group must not hold its ports; there may be nothing.
             let _ = pidfd.signal_group(libc::SIGKILL);
             exit = match exit {
-                // Its own choice of a number that means something else before it runs.
-                Exit::NeverStarted if *executed => Exit::Code(NEVER_STARTED),
+                // Its own choice of a number that means something else before it is let go.
+                Exit::NeverStarted if *released => Exit::Code(NEVER_STARTED),
                 Exit::Code(127) if !*executed && entry.failure.is_some() => Exit::NotExecuted,
                 exit => exit,
             };
         }
         let name = &self.registry.apps[&entry.app].spec.name;
         tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
-        if matches!(entry.life.state(), State::Stopping { .. }) && self.has_orphans() {
+        if self.has_orphans() {
             self.sweep(id);
         }
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");

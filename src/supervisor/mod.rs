@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("the supervisor cannot start: {error:#}");
+            tracing::error!("the supervisor ends: {error:#}");
             ExitCode::from(UNUSABLE)
         }
     }

@@ -48,6 +48,8 @@ pub enum Process {
     Exists {
         pid: u32,
         pidfd: Pidfd,
+        /// Whether it was let go: from then on its exit is its own.
+        released: bool,
         /// Whether it is known to execute its program.
         executed: bool,
     },
@@ -83,6 +85,11 @@ impl Registry {
         self.instances.values().filter(move |entry| entry.app == app)
     }
 
+    /// The instances of an app that are not about to be removed.
+    pub fn staying(&self, app: u32) -> impl Iterator<Item = &Entry> {
+        self.instances_of(app).filter(|entry| !entry.doomed)
+    }
+
     /// The instance whose process this is: by number and, where the kernel gives one, by the pidfd's inode, since a
     /// number may have been given to another process meanwhile.
     pub fn by_process(&self, pid: u32, inode: u64) -> Option<u32> {
@@ -99,12 +106,15 @@ impl Registry {
     pub fn select(&self, selector: &Selector) -> Option<Vec<u32>> {
         let of_name = |name: &str| {
             let app = self.app_named(name)?;
-            Some(self.instances_of(app.id).map(|entry| entry.id).collect::<Vec<_>>())
+            Some(self.staying(app.id).map(|entry| entry.id).collect::<Vec<_>>())
         };
         match selector {
-            Selector::All => Some(self.instances.keys().copied().collect()),
+            Selector::All => {
+                Some(self.instances.values().filter(|entry| !entry.doomed).map(|entry| entry.id).collect())
+            }
             Selector::Name(name) => of_name(name),
-            Selector::Id(id) => of_name(&id.to_string()).or_else(|| self.instances.contains_key(id).then(|| vec![*id])),
+            Selector::Id(id) => of_name(&id.to_string())
+                .or_else(|| self.instances.get(id).filter(|entry| !entry.doomed).map(|entry| vec![entry.id])),
             Selector::Several(several) => {
                 let mut all = Vec::new();
                 for one in several {
@@ -125,6 +135,18 @@ impl Registry {
 }
 
 impl App {
+    /// Removes the files of its Unix listeners, which would otherwise stay when nobody listens any more.
+    pub fn unlink_sockets(&self) {
+        for address in &self.spec.listen {
+            if let ListenAddress::Unix(path) = address
+                && let Err(error) = std::fs::remove_file(path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!("the socket {} cannot be removed: {error}", path.display());
+            }
+        }
+    }
+
     pub fn record(&self) -> AppRecord {
         AppRecord { id: self.id, revision: self.revision }
     }

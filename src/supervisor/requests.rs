@@ -17,7 +17,7 @@ use super::deaths::describe;
 use super::registry::{App, Entry, Process};
 use crate::config::spec::{AppSpec, Settings};
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State, Trouble};
+use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Trouble};
 use crate::process::{listen, sealed};
 use crate::snapshot::InstanceView;
 
@@ -93,11 +93,19 @@ impl Core {
         }
         self.apply_settings(settings, origin).await?;
         let mut goals = Vec::new();
+        let mut refused = None;
         for (spec, listeners) in apps.into_iter().zip(bound) {
-            goals.extend(self.start_app(spec, listeners).await?);
+            match self.start_app(spec, listeners).await {
+                Ok(more) => goals.extend(more),
+                Err(failure) => {
+                    refused = Some(failure);
+                    break;
+                }
+            }
         }
+        // Also when a later app was refused: those before it run.
         self.reroute().await;
-        Ok(goals)
+        refused.map_or(Ok(goals), Err)
     }
 
     fn bind(&self, spec: &AppSpec) -> Result<Vec<OwnedFd>, Failure> {
@@ -107,9 +115,11 @@ impl Core {
             // An address that the app has already stays bound, with all that waits in its backlog.
             let at = known.and_then(|app| app.spec.listen.iter().position(|bound| bound == address));
             let socket = match (known, at) {
-                (Some(app), Some(at)) => app.listeners[at].try_clone().map_err(|error| {
-                    Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
-                })?,
+                (Some(app), Some(at)) if at < app.listeners.len() => {
+                    app.listeners[at].try_clone().map_err(|error| {
+                        Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
+                    })?
+                }
                 _ => listen::bind(address).map_err(|error| {
                     let failure = Failure::new(format!("app `{}`: {error}", spec.name));
                     let failure = std::error::Error::source(&error)
@@ -142,9 +152,11 @@ impl Core {
         let autostart = spec.autostart;
         let old_listeners = self.registry.apps.get(&id).map_or(0, |app| app.listeners.len());
         let app = App { id, revision, spec: Arc::new(spec), listeners };
-        let committed = self.state.commit_app(&app.record());
+        if let Err(error) = self.state.commit_app(&app.record()) {
+            self.forget_stored(&app);
+            return Err(Failure::new("no more apps can be kept").cause(error));
+        }
         self.registry.apps.insert(id, app);
-        committed.map_err(|error| Failure::new("no more apps can be kept").cause(error))?;
         if let Some((_, before)) = known {
             self.store.forget(Name::new(Kind::Spec, id, before));
             for part in 0..old_listeners {
@@ -152,7 +164,7 @@ impl Core {
             }
         }
         self.fit(id, wanted).await?;
-        let ids: Vec<u32> = self.registry.instances_of(id).map(|entry| entry.id).collect();
+        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
         let mut goals = Vec::new();
         for instance in ids.into_iter().filter(|_| autostart) {
             goals.push((instance, self.goal_online(instance)));
@@ -163,14 +175,18 @@ impl Core {
 
     /// Adds or removes instances until there are as many as wanted.
     async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
-        let ids: Vec<u32> = self.registry.instances_of(app).map(|entry| entry.id).collect();
+        let ids: Vec<u32> = self.registry.staying(app).map(|entry| entry.id).collect();
         for id in ids.iter().skip(wanted as usize) {
             self.live(*id, Life::Stop).await;
             self.doom(*id).await;
         }
         for _ in ids.len()..wanted as usize {
+            // The number first: it must not be given twice, whatever happens between the two commits.
+            let id = self.globals.next_instance;
+            self.globals.next_instance += 1;
+            self.commit_globals();
             let entry = Entry {
-                id: self.globals.next_instance,
+                id,
                 app,
                 index: self.registry.free_index(app),
                 life: Instance::new(),
@@ -184,8 +200,6 @@ impl Core {
             self.state
                 .commit_instance(&record)
                 .map_err(|error| Failure::new("no more instances can be kept").cause(error))?;
-            self.globals.next_instance += 1;
-            self.commit_globals();
             self.registry.instances.insert(entry.id, entry);
         }
         Ok(())
@@ -265,9 +279,14 @@ impl Core {
         if let Err(error) = self.state.remove_app(id) {
             tracing::error!("app {id} is not removed from the state: {error}");
         }
-        self.store.forget(Name::new(Kind::Spec, id, app.revision));
+        self.forget_stored(&app);
+        app.unlink_sockets();
+    }
+
+    fn forget_stored(&self, app: &App) {
+        self.store.forget(Name::new(Kind::Spec, app.id, app.revision));
         for part in 0..app.listeners.len() {
-            self.store.forget(Name::part(Kind::Listener, id, part as u16, app.revision));
+            self.store.forget(Name::part(Kind::Listener, app.id, part as u16, app.revision));
         }
     }
 
@@ -309,6 +328,9 @@ impl Core {
         self.heed_run();
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
+            if pending.reply.is_closed() {
+                continue;
+            }
             match self.verdict(&pending) {
                 None => waiting.push(pending),
                 Some(Err(failure)) => drop(pending.reply.send(Response::Failed(failure))),
@@ -370,7 +392,10 @@ impl Core {
     /// Why an instance that should come online has not, once that is known.
     fn failed(&self, entry: &Entry, before: u32) -> Option<Failure> {
         if entry.life.incarnation().0 <= before {
-            return None;
+            // Nothing has begun and nothing will: somebody else has asked for the opposite.
+            let name = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
+            let stopped = matches!(entry.life.state(), State::Stopped | State::Stopping { then: Then::Stay, .. });
+            return stopped.then(|| Failure::new(format!("instance {name} was stopped meanwhile")));
         }
         let given_up = match entry.life.state() {
             State::Errored | State::WaitingRestart { .. } => true,

@@ -7,7 +7,7 @@ use super::core::Core;
 use super::registry::Entry;
 use crate::lifecycle::{Exit, State, Trouble};
 use crate::relay::Topic;
-use crate::snapshot::{ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
+use crate::snapshot::{BridgeState, ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
 use crate::status::Usage;
 
 impl Core {
@@ -45,7 +45,15 @@ impl Core {
             status_address: self.sections.status_address(),
             store_used: self.stored(),
             store_limit: self.store_limit,
-            warnings: self.warnings.clone(),
+            warnings: self.warnings.iter().cloned().chain(self.bridge_trouble()).collect(),
+        }
+    }
+
+    /// What keeps the bridge from Redis, if anything does.
+    fn bridge_trouble(&self) -> Option<String> {
+        match self.sections.bridge()?.view().state {
+            BridgeState::Connected => None,
+            BridgeState::Waiting(reason) => Some(format!("the bridge is not connected: {reason}")),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use herdwire_ipc::frame::{HELLO_BYTES, Hello};
-use herdwire_ipc::layout::LAYOUT_VERSIONS;
+use herdwire_ipc::layout::{self, LAYOUT_VERSIONS};
 use herdwire_ipc::link::{LINK_VERSIONS, ToInstance, ToSupervisor};
 use herdwire_ipc::tokio::Watched;
 use herdwire_ipc::{Control, Drain, Slot, TURN};
@@ -45,6 +45,8 @@ struct Known {
     member: Member,
     /// Whether it said hello; before that nothing is sent and nothing else is understood.
     greeted: bool,
+    /// Whom it has accused: slot and incarnation.
+    accused: BTreeSet<(Slot, u32)>,
 }
 
 impl Actor {
@@ -144,7 +146,7 @@ impl Actor {
         if let Some(herd) = seated {
             herd.renew(key, &mut self.links);
         }
-        self.members.insert(key, Known { member, greeted });
+        self.members.insert(key, Known { member, greeted, accused: BTreeSet::new() });
     }
 
     fn down(&mut self, key: Key) {
@@ -186,6 +188,15 @@ impl Actor {
 
     fn tick(&mut self) {
         self.links.values_mut().for_each(Link::flush);
+        let heard: BTreeSet<&Arc<str>> = self.heard.iter().map(|topic| &topic.herd).collect();
+        let around = &self.around;
+        self.herds.retain(|name, herd| {
+            let needed = !herd.is_empty() || heard.contains(name);
+            if !needed {
+                herd.leave_nothing(around);
+            }
+            needed
+        });
         for herd in self.herds.values_mut() {
             herd.tick(&mut self.links, &self.around);
         }
@@ -202,10 +213,13 @@ impl Actor {
 
     fn frame(&mut self, Frame { from, bytes }: Frame) {
         let Some(bytes) = bytes else {
-            // Its end says nothing: the process may live on, and its exit is told by the keeper.
-            self.links.remove(&from);
-            return;
+            // Its end says nothing of the process, which may live on; its exit is told by the keeper.
+            return self.close(from);
         };
+        // What was on its way when its link was refused is not heard any more.
+        if !self.links.contains_key(&from) {
+            return;
+        }
         let Some(known) = self.members.get_mut(&from) else { return };
         if bytes.len() == HELLO_BYTES
             && let Some(hello) = Hello::from_bytes(&bytes)
@@ -250,7 +264,7 @@ impl Actor {
     }
 
     fn message(&mut self, key: Key, id: u64, message: ToSupervisor) {
-        let Some(known) = self.members.get(&key) else { return };
+        let Some(known) = self.members.get_mut(&key) else { return };
         let Some(herd) = self.herds.get_mut(&known.member.herd) else { return };
         let links = &mut self.links;
         match message {
@@ -272,7 +286,11 @@ impl Actor {
             }
             ToSupervisor::Leave => herd.down(key, links, &self.around),
             ToSupervisor::Accuse { slot, incarnation, reason } => {
-                tracing::warn!(herd = %herd.name, by = key.instance, slot, incarnation, "a participant is accused: {reason}");
+                // Once for each: a worker must not fill our log.
+                if known.accused.len() < layout::MAX_SLOTS && known.accused.insert((slot, incarnation)) {
+                    let reason: String = reason.chars().take(200).collect();
+                    tracing::warn!(herd = %herd.name, by = key.instance, slot, incarnation, "a participant is accused: {reason}");
+                }
             }
         }
     }
@@ -283,7 +301,16 @@ impl Actor {
         if let Some(link) = self.links.get_mut(&key) {
             link.tell(0, &ToInstance::Refused { reason: reason.to_owned() }, &[]);
         }
+        self.close(key);
+    }
+
+    /// A link that brings nothing more and takes nothing more.
+    fn close(&mut self, key: Key) {
         self.links.remove(&key);
+        let known = self.members.get_mut(&key);
+        if let Some(herd) = known.and_then(|known| self.herds.get_mut(&known.member.herd)) {
+            herd.unreachable(key, &mut self.links);
+        }
     }
 }
 

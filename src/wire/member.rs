@@ -34,7 +34,7 @@ pub(super) struct Retired {
     pub end: u64,
 }
 
-/// The instance of a seat whose instance is deleted: positions go on from its last outbox.
+/// The instance of a seat whose instance is deleted, until everybody has read what it left.
 pub(super) const NOBODY: u32 = u32::MAX;
 
 /// The holder of a slot.
@@ -48,6 +48,9 @@ pub(super) struct Seat {
     pub retired: Vec<Retired>,
     /// Position of the first byte of the outbox's ring.
     pub base: u64,
+    /// It let a change wait until the wait was over, or cannot be told any more. Nobody waits for it until it says that
+    /// it has seen something: one stopped worker must not cost each of its siblings a second at every step.
+    pub late: bool,
 }
 
 /// Dead incarnations of one slot that are kept for late readers. A worker that dies more often than others can read

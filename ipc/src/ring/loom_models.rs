@@ -174,7 +174,7 @@ fn park_and_wake(publishers: u16, messages: u64) {
                 let (slot, ring, own, bell) = (*slot, ring.clone(), own.clone(), bell.clone());
                 thread::spawn(move || {
                     let mut writer = RingWriter::new(slot, 1, 2 * RECORD, 2 * RECORD);
-                    let mut waker = Waker::default();
+                    let mut waker = Waker::new(1);
                     for number in 0..messages {
                         write(&mut writer, &ring, number);
                         Waker::fence();
@@ -279,7 +279,7 @@ fn loom_a_full_publisher_always_gets_its_room() {
             let (ring, own, room, news) = (ring.clone(), own.clone(), room.clone(), news.clone());
             thread::spawn(move || {
                 let mut writer = RingWriter::new(1, 1, RECORD, RECORD);
-                let (mut held, mut waker) = (Held::default(), Waker::default());
+                let (mut held, mut waker) = (Held::default(), Waker::new(1));
                 for number in 0..MESSAGES {
                     let need = writer.need(u64::from(LENGTH));
                     let look = |writer: &mut RingWriter, held: &mut Held| {

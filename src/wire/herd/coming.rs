@@ -44,11 +44,12 @@ impl Herd {
                 seat.retired.push(Retired { outbox: old, end });
                 seat.standing = Standing::Joining;
                 seat.base = base;
+                seat.late = false;
                 seat.instance = member.instance;
             }
             None => {
                 let (instance, retired) = (member.instance, Vec::new());
-                let seat = Seat { slot, instance, standing: Standing::Joining, outbox, retired, base };
+                let seat = Seat { slot, instance, standing: Standing::Joining, outbox, retired, base, late: false };
                 self.seats.insert(slot, seat);
             }
         }
@@ -60,7 +61,7 @@ impl Herd {
     }
 
     /// Lets go of what a deleted instance left in its slot: it is no predecessor of whoever comes there next.
-    fn vacate(&mut self, slot: Slot, around: &Surroundings) {
+    pub(super) fn vacate(&mut self, slot: Slot, around: &Surroundings) {
         if let Some(seat) = self.seats.remove(&slot) {
             if seat.instance != NOBODY {
                 self.seats.insert(slot, seat);

@@ -47,7 +47,7 @@ impl Herd {
         self.tell_all(version, links);
     }
 
-    /// An instance is deleted. The slot is free; the last outbox is kept, so that positions go on from there.
+    /// An instance is deleted. Its slot is free once everybody has read what it left.
     pub(in crate::wire) fn forget(&mut self, instance: u32, links: &mut Links) {
         let Some((slot, key)) = self.seat_of(instance).map(|seat| (seat.slot, seat.key())) else { return };
         let channels: Vec<ChannelId> = self.directory.channels().map(|(id, _)| id).collect();
@@ -83,7 +83,11 @@ impl Herd {
         let readers = self.seats.values().filter(|seat| seat.slot != slot && seat.is_running()).map(|seat| seat.slot);
         let cursors = readers.chain([SUPERVISOR]).filter_map(|reader| self.control.cursor(reader, slot));
         let slowest = cursors.min().unwrap_or(u64::MAX);
+        let end = self.control.peer_position(slot).map_or(0, |position| position.head);
         let Some(seat) = self.seats.get_mut(&slot) else { return };
+        if seat.instance == NOBODY && !somebody_is_away && slowest >= end {
+            return self.vacate(slot, around);
+        }
         // A newcomer that has yet to map its outbox starts from its predecessor's cursors.
         let needed = usize::from(seat.standing == Standing::Joining);
         while seat.retired.len() > needed {

@@ -59,7 +59,7 @@ impl Herd {
 
     pub(super) fn look_again(&mut self, version: u64, then: Then, links: &mut Links) {
         let waiting: BTreeSet<Slot> =
-            self.seats.values().filter(|seat| seat.is_running()).map(|seat| seat.slot).collect();
+            self.seats.values().filter(|seat| seat.is_running() && !seat.late).map(|seat| seat.slot).collect();
         self.barriers.push(Barrier { version, waiting, until: Instant::now() + barrier::LIMIT, then });
         self.tell_all(version, links);
         self.settle(links);
@@ -74,10 +74,27 @@ impl Herd {
     /// A participant has taken the directory over up to `version`.
     pub(in crate::wire) fn seen(&mut self, key: Key, version: u64, links: &mut Links) {
         let Some(slot) = self.slot_of(key) else { return };
+        self.set_late(slot, false);
         for barrier in &mut self.barriers {
             barrier.seen(slot, version);
         }
         self.settle(links);
+    }
+
+    /// A participant cannot be told anything any more: its link is broken or closed. Nobody waits for it.
+    pub(in crate::wire) fn unreachable(&mut self, key: Key, links: &mut Links) {
+        let Some(slot) = self.slot_of(key) else { return };
+        self.set_late(slot, true);
+        for barrier in &mut self.barriers {
+            barrier.gone(slot);
+        }
+        self.settle(links);
+    }
+
+    fn set_late(&mut self, slot: Slot, late: bool) {
+        if let Some(seat) = self.seats.get_mut(&slot) {
+            seat.late = late;
+        }
     }
 
     /// Answers what has waited long enough.
@@ -87,6 +104,9 @@ impl Herd {
         self.barriers = waiting;
         let over: Vec<Barrier> = over;
         for barrier in over {
+            for slot in &barrier.waiting {
+                self.set_late(*slot, true);
+            }
             match barrier.then {
                 Then::Joined(key) => tell(links, key, 0, &ToInstance::Joined, &[]),
                 Then::Channel { to, request, id } => {

@@ -48,6 +48,8 @@ pub(super) struct Herd {
     pub name: Arc<str>,
     directory: Directory,
     directory_memory: Arc<OwnedFd>,
+    /// Counts supervisors that wrote a directory of this herd.
+    generation: u32,
     /// The supervisor's own place.
     own: Outbox,
     publisher: Publisher,
@@ -175,6 +177,7 @@ impl Herd {
             name,
             directory,
             directory_memory: memory,
+            generation,
             own,
             publisher,
             control,
@@ -220,6 +223,7 @@ impl Herd {
                 outbox: outbox.clone(),
                 retired: Vec::new(),
                 base: 0,
+                late: false,
             });
             // Incarnations come in rising order, so the last one is who sits there.
             if seat.outbox.incarnation < incarnation {
@@ -276,6 +280,17 @@ impl Herd {
         self.flush();
     }
 
+    /// Whether nobody is here, and nothing of anybody.
+    pub(super) fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// Lets go of the herd's own memory: nobody is left to use it.
+    pub(super) fn leave_nothing(&self, around: &Surroundings) {
+        around.store.forget(Name::new(Kind::Directory, self.id, self.generation));
+        forget(around, self.id, SUPERVISOR, self.own.incarnation);
+    }
+
     /// Whether something waits that time alone moves on.
     pub(super) fn is_pressing(&self) -> bool {
         !self.barriers.is_empty() || !self.waiting.is_empty()
@@ -294,8 +309,8 @@ impl Herd {
     }
 
     fn free_slot(&self) -> Option<Slot> {
-        let never_used = (1..layout::MAX_SLOTS as Slot).find(|slot| !self.seats.contains_key(slot));
-        never_used.or_else(|| self.seats.values().find(|seat| seat.instance == NOBODY).map(|seat| seat.slot))
+        let free = (1..layout::MAX_SLOTS as Slot).find(|slot| !self.seats.contains_key(slot));
+        free.or_else(|| self.seats.values().find(|seat| seat.instance == NOBODY).map(|seat| seat.slot))
     }
 
     /// Where the next ring of a slot begins: positions only ever grow.
@@ -303,8 +318,17 @@ impl Herd {
         layout::next_base(self.end_of(slot), ring_bytes)
     }
 
+    /// The highest position that a slot's rings have reached.
     fn end_of(&self, slot: Slot) -> u64 {
-        self.control.peer_position(slot).map_or(0, |position| position.head)
+        if let Some(position) = self.control.peer_position(slot) {
+            return position.head;
+        }
+        // Its rings are gone, and so is the supervisor that knew them. What readers say is all there is, and a liar
+        // among them must not use up what positions there are.
+        const BELIEVED: u64 = layout::POSITION_LIMIT / 4;
+        let readers = self.seats.values().filter(|seat| seat.is_running()).map(|seat| seat.slot);
+        let read = readers.filter_map(|reader| self.control.cursor(reader, slot));
+        read.filter(|cursor| *cursor < BELIEVED).max().unwrap_or(0)
     }
 }
 
