@@ -174,11 +174,11 @@ fn park_and_wake(publishers: u16, messages: u64) {
                 let (slot, ring, own, bell) = (*slot, ring.clone(), own.clone(), bell.clone());
                 thread::spawn(move || {
                     let mut writer = RingWriter::new(slot, 1, 2 * RECORD, 2 * RECORD);
-                    let mut waker = Waker::new(1);
+                    let mut waker = Waker::new(READER);
                     for number in 0..messages {
                         write(&mut writer, &ring, number);
                         Waker::fence();
-                        if waker.must_ring(&*own, READER) {
+                        if waker.must_ring(&*own) {
                             bell.ring();
                         }
                     }
@@ -279,7 +279,7 @@ fn loom_a_full_publisher_always_gets_its_room() {
             let (ring, own, room, news) = (ring.clone(), own.clone(), room.clone(), news.clone());
             thread::spawn(move || {
                 let mut writer = RingWriter::new(1, 1, RECORD, RECORD);
-                let (mut held, mut waker) = (Held::default(), Waker::new(1));
+                let (mut held, mut waker) = (Held::default(), Waker::new(READER));
                 for number in 0..MESSAGES {
                     let need = writer.need(u64::from(LENGTH));
                     let look = |writer: &mut RingWriter, held: &mut Held| {
@@ -303,7 +303,7 @@ fn loom_a_full_publisher_always_gets_its_room() {
                     }
                     write(&mut writer, &ring, number);
                     Waker::fence();
-                    if waker.must_ring(&*own, READER) {
+                    if waker.must_ring(&*own) {
                         news.ring();
                     }
                 }
