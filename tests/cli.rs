@@ -300,7 +300,7 @@ fn an_answer_that_cannot_be_read_is_one_clear_sentence() {
         stop(garbage).starts_with("error: the supervisor's answer cannot be read\ncause: message cannot be decoded")
     );
     let huge = frame::Header { kind: CONTROL_VERSION, length: u32::MAX, id: 0 }.to_bytes().to_vec();
-    assert!(stop(huge).starts_with("error: the supervisor's answer cannot be read\ncause: message takes more than"));
+    assert!(stop(huge).starts_with("error: the supervisor's answer cannot be read\ncause: message takes more bytes"));
     assert!(stop(Vec::new()).starts_with("error: the supervisor went away before it answered\n"));
     let half = control::to_answer(&pong()).unwrap()[..20].to_vec();
     assert!(stop(half).starts_with("error: the supervisor went away before it answered\n"));

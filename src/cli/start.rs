@@ -240,7 +240,9 @@ fn is_well(instance: &InstanceView) -> bool {
         Status::Online => true,
         // Added with `autostart = false`, or ended well and not to be started again.
         Status::Stopped => matches!(instance.last_exit, None | Some(ExitView::Code(0))) && instance.reason.is_none(),
-        Status::Launching | Status::Stopping | Status::WaitingRestart | Status::Errored => false,
+        // On its way out since before the start: it is being deleted, or somebody else has stopped it.
+        Status::Stopping => true,
+        Status::Launching | Status::WaitingRestart | Status::Errored => false,
     }
 }
 

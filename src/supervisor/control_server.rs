@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::control::{self, CONTROL_VERSION, Failure, MAX_FRAME, Request, Response};
 
 /// Connections served at once; the next ones wait in the socket's backlog.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 512;
 /// From the connection to the whole request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// For the answer to be taken.

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use herdwire::supervisor::control::{self, CONTROL_VERSION, Request, Response};
 use herdwire_ipc::{codec, frame};
@@ -297,4 +298,23 @@ fn a_worker_that_closes_its_link_runs_on() {
     place.herdwire.kill_supervisor();
     assert!(place.herdwire.instance("closes").is_online());
     until("it can be stopped", || place.herdwire.run(&["stop", "closes"]).status.success());
+}
+
+#[test]
+fn command_lines_that_have_gone_lock_nobody_out() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "trap '' INT; while :; do sleep 0.1; done", "-n", "slow", "--kill-timeout", "20s"]);
+    // More in all than there are places.
+    for _ in 0..6 {
+        let stop = || herdwire.command(&["stop", "slow"]).stdout(Stdio::null()).spawn().unwrap();
+        let mut abandoned: Vec<_> = (0..100).map(|_| stop()).collect();
+        until("the stop has begun", || herdwire.instance("slow").status == "stopping");
+        for command in &mut abandoned {
+            command.kill().unwrap();
+            command.wait().unwrap();
+        }
+    }
+    let since = std::time::Instant::now();
+    herdwire.ping();
+    assert!(since.elapsed() < std::time::Duration::from_secs(4), "{:?}", since.elapsed());
 }

@@ -151,3 +151,48 @@ fn the_keeper_ends_everything_when_it_is_asked_to_end() {
     signal(herdwire.keeper_pid(), Signal::SIGTERM);
     until("nothing runs any more", || herdwire.processes().is_empty());
 }
+
+#[test]
+fn an_exit_code_of_125_is_an_apps_own_and_runs_it_once() {
+    let herdwire = Herdwire::new();
+    herdwire.run(&["start", "echo ran; exit 125", "-n", "once", "-i", "20", "--no-autorestart"]);
+    until("all have ended", || herdwire.instances("once").iter().all(|now| now.status == "stopped"));
+    for ended in herdwire.instances("once") {
+        assert_eq!(ended.own("last_exit")["Code"], 125);
+        assert_eq!(herdwire.log(&format!("once-out-{}.log", ended.id)), "ran\n");
+    }
+}
+
+#[test]
+fn as_many_instances_as_an_app_may_have_come_up_at_once() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "sleep 1000", "-n", "many", "-i", "256"]);
+    assert!(herdwire.instances("many").iter().all(|now| now.is_online()));
+    herdwire.ok(&["restart", "many"]);
+    assert_eq!(herdwire.instances("many").iter().filter(|now| now.is_online()).count(), 256);
+}
+
+#[test]
+fn an_app_that_is_started_while_it_is_deleted_stays() {
+    let herdwire = Herdwire::new();
+    let ignores = "trap '' INT; while :; do sleep 0.1; done";
+    let start = ["start", ignores, "-n", "stubborn", "--kill-timeout", "1s"];
+    herdwire.ok(&start);
+    let before = herdwire.instance("stubborn").id;
+    let mut delete = herdwire.command(&["delete", "stubborn"]).spawn().unwrap();
+    until("the delete has begun", || herdwire.list().iter().any(|now| now.status == "stopping"));
+    herdwire.ok(&start);
+    assert!(delete.wait().unwrap().success());
+    let stays = herdwire.instance("stubborn");
+    assert!(stays.is_online() && stays.id != before, "{} {}", stays.id, stays.status);
+}
+
+#[test]
+fn a_child_that_outlives_a_crashed_process_in_a_session_of_its_own_ends_with_it() {
+    let herdwire = Herdwire::new();
+    let script = "setsid sh -c 'sleep 4711 & echo $!' | { read pid; echo $pid; }; exit 3";
+    herdwire.run(&["start", script, "-n", "forker", "--no-autorestart"]);
+    herdwire.await_instance("forker", "ended", |now| now.status == "stopped");
+    let child: u32 = herdwire.log("forker-out.log").trim().parse().unwrap();
+    until("the child has ended", || !is_alive(child));
+}

@@ -304,3 +304,37 @@ fn a_program_that_herdwire_did_not_start_is_told_so() {
     puppet.tell("exit 0");
     alone.wait().unwrap();
 }
+
+#[test]
+fn a_stopped_worker_keeps_its_siblings_waiting_once_and_not_at_every_step() {
+    let mut herd = Herd::of(3);
+    let instances = herd.herdwire.instances("herd");
+    signal(instances[0].pid, Signal::SIGSTOP);
+    let since = std::time::Instant::now();
+    for number in 0..8 {
+        herd.puppets[1].does(&format!("subscribe channel-{number}"));
+    }
+    // One second for the first; a full second for each would be eight.
+    assert!(since.elapsed() < std::time::Duration::from_secs(6), "{:?}", since.elapsed());
+    signal(instances[0].pid, Signal::SIGCONT);
+}
+
+#[test]
+fn what_deleted_apps_had_on_the_wire_goes_with_them() {
+    let herd = Herd::of(1);
+    let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let (keeper, supervisor) = (herd.herdwire.keeper_pid(), herd.herdwire.supervisor_pid());
+    let before = (descriptors(keeper), descriptors(supervisor));
+    for round in 0..4 {
+        let name = format!("guest-{round}");
+        let file = format!("{name}.toml");
+        herd.herdwire.write(&file, &Stage::app(&herd.herdwire, &name, 2, ""));
+        herd.herdwire.ok(&["start", &file]);
+        herd.stage.next_of(2).iter_mut().for_each(|puppet| drop(puppet.connects()));
+        herd.herdwire.ok(&["delete", &name]);
+    }
+    until("their memory has gone", || {
+        // A descriptor or two of a request in progress may be among them.
+        descriptors(keeper) <= before.0 + 1 && descriptors(supervisor) <= before.1 + 2
+    });
+}
