@@ -102,6 +102,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         routes,
         sampler: Sampler::new(),
         host: Host::new().ok(),
+        remembered: None,
         warnings: Vec::new(),
         pending: Vec::new(),
         strays: VecDeque::new(),

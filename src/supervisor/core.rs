@@ -100,6 +100,8 @@ pub struct Core {
     pub sections: Sections,
     pub sampler: Sampler,
     pub host: Option<Host>,
+    /// When figures were last kept for the status page's curves.
+    pub remembered: Option<Instant>,
     pub warnings: Vec<String>,
     pub pending: Vec<Pending>,
     pub strays: VecDeque<KeeperExit>,
@@ -175,6 +177,7 @@ impl Core {
             }
             Event::Look(reply) => {
                 let snapshot = self.snapshot(false).await;
+                self.remember(&snapshot);
                 // Whoever asked may have gone meanwhile.
                 let _ = reply.send(snapshot);
             }
@@ -257,6 +260,15 @@ impl Core {
                     self.warnings.retain(|warning| !of_it(warning, &paths.out) && !of_it(warning, &paths.error));
                 }
             }
+        }
+    }
+
+    /// Keeps figures for the page's curves, about once a second while somebody looks.
+    fn remember(&mut self, snapshot: &Snapshot) {
+        const APART: Duration = Duration::from_millis(900);
+        if self.remembered.is_none_or(|last| last.elapsed() >= APART) {
+            self.remembered = Some(Instant::now());
+            self.sections.look.history().record(clock::wall_ms(), snapshot);
         }
     }
 

@@ -37,6 +37,8 @@ fn the_page_the_json_and_the_metrics_tell_what_runs() {
     let picture: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(code, 200);
     assert!(body.contains(&herdwire.instances("nap")[0].pid.to_string()), "{picture:#}");
+    // Whoever looks finds the beginning of a curve.
+    assert!(picture["history"]["instances"]["0"]["memory_bytes"].is_array(), "{picture:#}");
 
     let (code, head, metrics) = get(address, "/metrics", "");
     assert_eq!(code, 200);
