@@ -1,6 +1,7 @@
 //! One worker of a chat: what a browser says comes to one worker, and what that worker publishes reaches every
 //! browser. Each worker also tells its siblings what it did, so that any of them knows how many lines there were.
 
+use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,17 @@ struct Count {
     lines: u64,
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let (herd, mut inbox) = herdwire_ipc::connect()?;
     let chat = herd.subscribe("chat")?;
     let counts = herd.subscribe("counts")?;
