@@ -4,17 +4,9 @@ use super::*;
 
 const T0: Time = Time(1_000_000);
 
+/// The defaults, as an app gets them.
 fn rules() -> Rules {
-    Rules {
-        autorestart: true,
-        max_restarts: 16,
-        min_uptime: Duration::from_secs(1),
-        restart_delay: Duration::ZERO,
-        kill_signal: 2,
-        kill_timeout: Duration::from_millis(1600),
-        wait_ready: false,
-        listen_timeout: Duration::from_secs(3),
-    }
+    crate::config::testing::spec("web").rules
 }
 
 fn ms(n: u64) -> Duration {

@@ -115,7 +115,6 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         tasks,
         shutdown,
     };
-    core.globals.epoch = epoch;
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;

@@ -14,16 +14,11 @@ pub const BODY_BYTES: usize = 240;
 pub struct Globals {
     /// The last exit of the keeper that has been acted on.
     pub exit_sequence: u64,
-    /// How many supervisors the keeper had started when this was committed.
-    pub epoch: u64,
     /// The next number of each kind. None is ever given twice.
     pub next_app: u32,
     pub next_instance: u32,
     /// Revision of the settings in force; 0 before there are any.
     pub settings_revision: u32,
-    /// The keeper that held the store, and the boot in which it ran.
-    pub keeper_pid: u32,
-    pub boot_id: [u8; 16],
     /// Everything is to end: a successor goes on with that instead of running the herd.
     pub ending: bool,
 }
@@ -84,23 +79,18 @@ pub(super) trait Fields: Sized {
 impl Fields for Globals {
     fn write(&self, body: &mut Body) {
         body.put(self.exit_sequence.to_le_bytes());
-        body.put(self.epoch.to_le_bytes());
-        for number in [self.next_app, self.next_instance, self.settings_revision, self.keeper_pid] {
+        for number in [self.next_app, self.next_instance, self.settings_revision] {
             body.put(number.to_le_bytes());
         }
-        body.put(self.boot_id);
         body.put([u8::from(self.ending)]);
     }
 
     fn read(body: &mut Reading<'_>) -> Globals {
         Globals {
             exit_sequence: body.u64(),
-            epoch: body.u64(),
             next_app: body.u32(),
             next_instance: body.u32(),
             settings_revision: body.u32(),
-            keeper_pid: body.u32(),
-            boot_id: body.take(),
             ending: body.take() != [0],
         }
     }
