@@ -52,7 +52,11 @@ impl CliError {
 
     /// 2 for a wrong command line, else 1.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, CliError::Usage { .. }) { 2 } else { 1 }
+        match self {
+            CliError::Usage { .. } => 2,
+            CliError::Refused(failure) => failure.code,
+            _ => 1,
+        }
     }
 
     /// Whether whoever reads our output has gone.

@@ -258,7 +258,7 @@ fn not_online(down: &[&InstanceView], failure: Option<Failure>) -> CliError {
     let reason = down[0].reason.clone().or_else(|| down[0].last_exit.map(describe::exit_text));
     let app = &down[0].app;
     let (what, cause, hint) = match failure {
-        Some(Failure { what, cause, hint }) => (what, cause.or(reason), hint),
+        Some(Failure { what, cause, hint, .. }) => (what, cause.or(reason), hint),
         None => (format!("{}{more}", of(down[0])), reason, None),
     };
     let hint = hint.unwrap_or_else(|| format!("`herdwire logs {app} --err` shows more"));

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::error::{At, ConfigError, Place, Problem};
 use super::file::{AppFile, File, Instances};
-use super::spec::{AppSpec, ListenAddress, Rules, Settings, WireSpec};
+use super::spec::{
+    AppSpec, Bounds, HealthSpec, ListenAddress, LogSpec, ReloadSpec, Rules, Settings, Triggers, WireSpec,
+};
 use super::{address, environment, names, script, settings};
 
 /// The most instances that one app may have.
@@ -106,6 +108,13 @@ fn resolve_app(app: &AppFile, surroundings: &Surroundings) -> Result<AppSpec, Co
         interpreter: found.interpreter,
         cwd,
         env,
+        env_files: Vec::new(),
+        bounds: Bounds::default(),
+        logs: LogSpec::default(),
+        health: HealthSpec::default(),
+        triggers: Triggers::default(),
+        depends_on: Vec::new(),
+        reload: ReloadSpec::default(),
     })
 }
 
@@ -228,15 +237,17 @@ fn rules(app: &AppFile) -> Result<Rules, ConfigError> {
     if let (true, Some(At { value: Duration::ZERO, place })) = (value(&app.wait_ready, false), &app.listen_timeout) {
         return Err(bad("listen_timeout", *place, "with `wait_ready` it cannot be 0".to_owned()));
     }
+    let default = Rules::default();
     Ok(Rules {
-        autorestart: value(&app.autorestart, true),
-        max_restarts: value(&app.max_restarts, 16),
-        min_uptime: value(&app.min_uptime, Duration::from_secs(1)),
-        restart_delay: value(&app.restart_delay, Duration::ZERO),
-        kill_signal: value(&app.kill_signal, nix::libc::SIGINT),
-        kill_timeout: value(&app.kill_timeout, Duration::from_millis(1600)),
-        wait_ready: value(&app.wait_ready, false),
+        autorestart: value(&app.autorestart, default.autorestart),
+        max_restarts: value(&app.max_restarts, default.max_restarts),
+        min_uptime: value(&app.min_uptime, default.min_uptime),
+        restart_delay: value(&app.restart_delay, default.restart_delay),
+        kill_signal: value(&app.kill_signal, default.kill_signal),
+        kill_timeout: value(&app.kill_timeout, default.kill_timeout),
+        wait_ready: value(&app.wait_ready, default.wait_ready),
         listen_timeout,
+        ..default
     })
 }
 

@@ -39,6 +39,29 @@ pub struct AppSpec {
     pub autostart: bool,
     /// What its herd's memory looks like. The first app of a herd decides.
     pub wire: WireSpec,
+    /// Files of variables that are read when an instance is made, and never stored: over `env`, in their order.
+    pub env_files: Vec<EnvFile>,
+    /// As whom and within which bounds its instances run.
+    pub bounds: Bounds,
+    /// Where its output goes.
+    pub logs: LogSpec,
+    /// How its instances show that they are ready and well.
+    pub health: HealthSpec,
+    /// What restarts it besides its own end.
+    pub triggers: Triggers,
+    /// Apps that come before it.
+    pub depends_on: Vec<Dependency>,
+    /// How a new release takes over.
+    pub reload: ReloadSpec,
+}
+
+/// A file of `NAME=VALUE` lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvFile {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Whether it may be missing.
+    pub optional: bool,
 }
 
 /// A program and its arguments, without a shell.
@@ -64,20 +87,297 @@ pub enum ListenAddress {
 pub struct Rules {
     /// Whether an instance that exits by itself is started again.
     pub autorestart: bool,
-    /// Deaths younger than `min_uptime`, in a row, after which an instance is `errored`.
+    /// Deaths younger than `min_uptime`, within `restart_window`, after which an instance is `errored`.
     pub max_restarts: u32,
+    /// How long such a death counts.
+    pub restart_window: Duration,
     /// An instance that lived this long has started well.
     pub min_uptime: Duration,
     /// Waited before a restart; zero restarts at once.
     pub restart_delay: Duration,
+    /// Waits that grow from restart to restart, in place of `restart_delay`.
+    pub backoff: Option<Backoff>,
+    /// Exit codes after which it stays stopped.
+    pub stop_exit_codes: Vec<i32>,
     /// The signal that asks an instance to stop.
     pub kill_signal: i32,
     /// After this long it is killed.
     pub kill_timeout: Duration,
+    /// Whether it is asked to stop by a message (the link's, or Node's `shutdown`) and by no signal.
+    pub shutdown_with_message: bool,
     /// Whether an instance is online only when it says so (`ready()`), instead of when it runs.
     pub wait_ready: bool,
     /// How long it may take to say so.
     pub listen_timeout: Duration,
+}
+
+/// Waits between restarts: the first, then half as much again each time up to the longest, each with some jitter. An
+/// instance that stayed online for `reset` begins anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    pub first: Duration,
+    pub longest: Duration,
+    pub reset: Duration,
+}
+
+/// As whom and within which bounds an app's instances run. What is `None` is as the supervisor has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Bounds {
+    /// User, by name or number; with it come its group and groups, unless they are given.
+    pub user: Option<String>,
+    pub group: Option<String>,
+    /// Supplementary groups in place of the user's own.
+    pub groups: Option<Vec<String>>,
+    /// `None`: 022.
+    pub umask: Option<u32>,
+    /// -20 to 19.
+    pub nice: Option<i32>,
+    /// Soft and hard limits, by `setrlimit(2)`; `u64::MAX` is unlimited.
+    pub limits: BTreeMap<Limit, (u64, u64)>,
+    pub no_new_privs: bool,
+    /// -1000 to 1000; `None`: 200 more than the supervisor's, so that it goes first.
+    pub oom_score: Option<i32>,
+    /// Bytes that an instance with all its processes may use, where a cgroup can be had.
+    pub memory_max: Option<u64>,
+    /// Processes and threads of an instance, where a cgroup can be had.
+    pub tasks_max: Option<u64>,
+    /// Percent of one CPU, where a cgroup can be had.
+    pub cpu_max: Option<u32>,
+}
+
+/// A limit of `setrlimit(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+/// Where an app's output goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpec {
+    pub mode: LogMode,
+    pub out: LogFile,
+    pub error: LogFile,
+    /// One more file with both, pm2's `log_file`.
+    pub combined: Option<PathBuf>,
+    /// Whether all instances write into one pair of files.
+    pub merge: bool,
+    pub format: LogFormat,
+    pub rotation: Rotation,
+}
+
+/// How output gets into its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogMode {
+    /// Through a pipe that the supervisor empties.
+    Pipe,
+    /// The instance writes to the file itself: nothing is lost of a program that hands over late; raw, and not shared.
+    File,
+    /// Nowhere.
+    Off,
+}
+
+/// A log file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFile {
+    /// In the home's `logs`, by the app's name.
+    Default,
+    /// Nowhere.
+    Off,
+    /// Here, absolute.
+    At(PathBuf),
+}
+
+/// What a log file's lines look like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// Bytes as they were written.
+    Raw,
+    /// `STAMP: LINE`, the stamp by pm2's (day.js) pattern in local time.
+    Stamped(String),
+    /// One JSON object a line, pm2's keys; the time by this pattern, or ISO with milliseconds.
+    Json(Option<String>),
+}
+
+/// When a log file is put aside and how many are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// At this size in bytes; `None`: at none.
+    pub max_bytes: Option<u64>,
+    /// At this age; `None`: at none.
+    pub max_age: Option<Duration>,
+    /// How many are kept besides the current one.
+    pub keep: u32,
+    /// Whether those are compressed by gzip.
+    pub compress: bool,
+}
+
+/// How instances show that they are ready and well.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HealthSpec {
+    /// Tried until it succeeds: then the instance is ready. Implies `wait_ready`.
+    pub readiness: Option<Probe>,
+    /// Tried while it is online; a run of failures restarts it.
+    pub liveness: Option<Probe>,
+    /// The number of a descriptor on which it writes a newline when it is ready (s6's notification-fd).
+    pub notify_descriptor: Option<u32>,
+    /// The most time between two `WATCHDOG=1`; passed as `WATCHDOG_USEC`.
+    pub watchdog: Option<Duration>,
+    /// The most time between two signs of life of its link (clients of the wire only).
+    pub heartbeat: Option<Duration>,
+    /// Bytes that an instance with all that descends from it may use before it is restarted; others' rings not counted.
+    pub max_memory: Option<u64>,
+}
+
+/// A look from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub target: ProbeTarget,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Failures in a row that count as one.
+    pub failures: u32,
+    /// Waited before the first.
+    pub delay: Duration,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeTarget {
+    /// It accepts a connection.
+    Tcp(SocketAddr),
+    /// `GET http://ADDRESS/PATH` answers 2xx or 3xx.
+    Http { address: SocketAddr, host: String, path: String },
+    /// The command ends with 0, run in the app's folder and environment as the app's user.
+    Exec(Command),
+}
+
+/// What restarts an app besides its own end.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Triggers {
+    pub cron: Option<Cron>,
+    pub watch: Option<Watch>,
+}
+
+/// `cron_restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cron {
+    /// pm2's dialect: 5 or 6 fields.
+    pub pattern: String,
+    /// An IANA name; `None`: the system's zone.
+    pub zone: Option<String>,
+}
+
+/// `watch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Files and folders, absolute.
+    pub paths: Vec<PathBuf>,
+    /// Globs of what is not looked at, against the path below the watched folder.
+    pub ignore: Vec<String>,
+    /// Quiet time after a change before it counts.
+    pub settle: Duration,
+}
+
+/// An app that comes before this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    pub app: String,
+    pub condition: Condition,
+}
+
+/// What has to be true of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// Its processes run.
+    Started,
+    /// All its instances are online.
+    Ready,
+    /// All its instances have run and ended with 0.
+    Completed,
+}
+
+/// How a new release takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadSpec {
+    /// How long a new instance must be online before its predecessor goes.
+    pub min_ready: Duration,
+    /// How long an old one may take to finish what it has begun.
+    pub drain_timeout: Duration,
+    /// The most that are replaced at once, after the first.
+    pub parallel: u32,
+    /// Failed instances after which all is taken back.
+    pub max_failures: u32,
+    /// Whether what was replaced goes back to the old release then.
+    pub rollback: bool,
+    /// How long after its end crashes of new instances still take it back; zero: not at all.
+    pub probation: Duration,
+}
+
+impl Default for LogSpec {
+    fn default() -> LogSpec {
+        LogSpec {
+            mode: LogMode::Pipe,
+            out: LogFile::Default,
+            error: LogFile::Default,
+            combined: None,
+            merge: false,
+            format: LogFormat::Raw,
+            rotation: Rotation::default(),
+        }
+    }
+}
+
+impl Default for Rotation {
+    fn default() -> Rotation {
+        Rotation { max_bytes: Some(64 << 20), max_age: None, keep: 10, compress: true }
+    }
+}
+
+impl Default for ReloadSpec {
+    fn default() -> ReloadSpec {
+        ReloadSpec {
+            min_ready: Duration::from_secs(3),
+            drain_timeout: Duration::from_secs(30),
+            parallel: 1,
+            max_failures: 0,
+            rollback: true,
+            probation: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            autorestart: true,
+            max_restarts: 16,
+            restart_window: Duration::from_secs(600),
+            min_uptime: Duration::from_secs(1),
+            restart_delay: Duration::ZERO,
+            backoff: None,
+            stop_exit_codes: Vec::new(),
+            kill_signal: nix::libc::SIGINT,
+            kill_timeout: Duration::from_millis(1600),
+            shutdown_with_message: false,
+            wait_ready: false,
+            listen_timeout: Duration::from_secs(3),
+        }
+    }
 }
 
 /// The shape of a herd's memory.

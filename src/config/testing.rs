@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::spec::{AppSpec, Command, Rules, WireSpec};
+use super::spec::{AppSpec, Bounds, Command, HealthSpec, LogSpec, ReloadSpec, Rules, Triggers, WireSpec};
 
 /// A small app that is not run.
 pub(crate) fn spec(name: &str) -> AppSpec {
@@ -19,17 +19,15 @@ pub(crate) fn spec(name: &str) -> AppSpec {
         instances: 2,
         listen: Vec::new(),
         bridge: Vec::new(),
-        rules: Rules {
-            autorestart: true,
-            max_restarts: 16,
-            min_uptime: Duration::from_secs(1),
-            restart_delay: Duration::ZERO,
-            kill_signal: 2,
-            kill_timeout: Duration::from_millis(1600),
-            wait_ready: false,
-            listen_timeout: Duration::from_secs(3),
-        },
+        rules: Rules::default(),
         autostart: true,
         wire: WireSpec { ring_bytes: 1 << 20, max_message: 16 << 20, stall_timeout: Duration::from_secs(5) },
+        env_files: Vec::new(),
+        bounds: Bounds::default(),
+        logs: LogSpec::default(),
+        health: HealthSpec::default(),
+        triggers: Triggers::default(),
+        depends_on: Vec::new(),
+        reload: ReloadSpec::default(),
     }
 }

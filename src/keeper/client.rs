@@ -25,7 +25,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::name::Name;
 use super::protocol::{self, PROTOCOL_VERSION, RECORD_BYTES, ToKeeper};
-pub use super::protocol::{Exit, ExitStatus, Reason};
+pub use super::protocol::{Exit, ExitStatus, Reason, UpgradeFailure, UpgradeStage};
 
 /// Where a supervisor finds its end of the pair.
 pub const INHERITED: RawFd = 3;
@@ -42,6 +42,12 @@ pub enum FromKeeper {
     Stop,
     /// The store is full; the descriptor of this name is not in it.
     StoreRefused(Name),
+    /// Freeze, commit everything, then [`KeeperSender::quiesced`]: a standby is about to take over.
+    Quiesce,
+    /// The standby serves. Answer whoever asked for it, and exit.
+    Upgraded,
+    /// The upgrade came to nothing. One that is frozen answers whoever asked, and exits: it is started again.
+    UpgradeFailed(UpgradeFailure),
     /// The keeper is gone. Nothing more will come.
     Gone,
 }
@@ -159,6 +165,11 @@ impl KeeperLink {
             match protocol::FromKeeper::parse(&self.buffer[..received.length]) {
                 Some(protocol::FromKeeper::Exit(exit)) => return Ok(Some(FromKeeper::Exit(exit))),
                 Some(protocol::FromKeeper::Stop) => return Ok(Some(FromKeeper::Stop)),
+                Some(protocol::FromKeeper::Quiesce) => return Ok(Some(FromKeeper::Quiesce)),
+                Some(protocol::FromKeeper::Upgraded) => return Ok(Some(FromKeeper::Upgraded)),
+                Some(protocol::FromKeeper::UpgradeFailed(failure)) => {
+                    return Ok(Some(FromKeeper::UpgradeFailed(failure)));
+                }
                 Some(protocol::FromKeeper::Refused(raw)) => {
                     if let Some(name) = Name::from_bytes(&raw) {
                         return Ok(Some(FromKeeper::StoreRefused(name)));
@@ -301,6 +312,39 @@ impl KeeperSender {
     /// As of [`KeeperSender::store`].
     pub fn goodbye(&self, code: i32) -> io::Result<()> {
         self.send(ToKeeper::Goodbye(code), &[])
+    }
+
+    /// Has the keeper try `program` (open for execution) as our successor; what it says on stderr goes to `stderr`. The
+    /// outcome comes as [`FromKeeper::Quiesce`] and [`FromKeeper::Upgraded`], or [`FromKeeper::UpgradeFailed`].
+    ///
+    /// # Errors
+    /// As of [`KeeperSender::store`].
+    pub fn upgrade(&self, program: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(ToKeeper::Upgrade, &[program, stderr])
+    }
+
+    /// Everything is committed and nothing will be touched.
+    ///
+    /// # Errors
+    /// As of [`KeeperSender::store`].
+    pub fn quiesced(&self) -> io::Result<()> {
+        self.send(ToKeeper::Quiesced, &[])
+    }
+
+    /// This standby could take over.
+    ///
+    /// # Errors
+    /// As of [`KeeperSender::store`].
+    pub fn valid(&self) -> io::Result<()> {
+        self.send(ToKeeper::Valid, &[])
+    }
+
+    /// Has the keeper replace itself by `program`, in place.
+    ///
+    /// # Errors
+    /// As of [`KeeperSender::store`].
+    pub fn renew(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(ToKeeper::Renew, &[program])
     }
 
     fn send(&self, message: ToKeeper, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {

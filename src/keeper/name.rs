@@ -41,10 +41,20 @@ pub enum Kind {
     Directory = 14,
     /// What `herdwire run` asked for: a sealed memfd with a start request. `owner` 0.
     Run = 15,
+    /// The home's lock, held by keeper and supervisor both. `owner` 0.
+    Lock = 16,
+    /// The socket that instances notify (`NOTIFY_SOCKET`). `owner` 0.
+    Notify = 17,
+    /// Read end of an instance's notification pipe. `owner` instance, `generation` incarnation.
+    Ready = 18,
+    /// An app's program, for a roll-back. `owner` app, `generation` revision.
+    Program = 19,
+    /// What changed last, for those who watch: a memfd. `owner` 0.
+    Journal = 20,
 }
 
 impl Kind {
-    const ALL: [Kind; 15] = [
+    const ALL: [Kind; 20] = [
         Kind::State,
         Kind::Control,
         Kind::Status,
@@ -60,6 +70,11 @@ impl Kind {
         Kind::Bell,
         Kind::Directory,
         Kind::Run,
+        Kind::Lock,
+        Kind::Notify,
+        Kind::Ready,
+        Kind::Program,
+        Kind::Journal,
     ];
 
     fn from_number(number: u16) -> Option<Kind> {

@@ -8,6 +8,25 @@
 //! | from the supervisor | from the keeper |
 //! |---|---|
 //! | `STORE name` (+1 descriptor), `DROP name`, `ACK sequence`, `ALIVE`, `READY`, `GOODBYE code` | `HELLO`, `FDS names` (+ descriptors), `EXIT`, `END`, `STOP`, `REFUSED name` |
+//! | `UPGRADE` (+ program, + stderr), `QUIESCED`, `VALID`, `RENEW` (+ program) | `QUIESCE`, `TAKE`, `UPGRADED`, `UPGRADE-FAILED stage how value` |
+//!
+//! # Upgrade
+//!
+//! ```text
+//! incumbent              keeper                        standby
+//! UPGRADE ------------->  starts it ------------------> (reason "upgrade") HELLO, FDS, EXIT, END
+//!                                   <------------------ VALID, or exit code 78 with a reason on stderr
+//!   <------------ QUIESCE
+//! (freezes, commits)
+//! QUIESCED ------------->  TAKE, FDS, EXIT, END ------> (drops its first copies, adopts these)
+//!                                   <------------------ READY, within 2 s of TAKE
+//!   <------------ UPGRADED
+//! (answers, exits; killed after 1 s)
+//! ```
+//!
+//! Whatever goes wrong before READY ends the standby and tells the incumbent `UPGRADE-FAILED`. One that was not frozen yet
+//! goes on; one that was answers whoever asked and exits, and the keeper starts its program again, as after a crash: the
+//! standby may have acted meanwhile.
 
 use std::time::Duration;
 
@@ -34,12 +53,20 @@ mod kind {
     pub const ALIVE: u16 = 4;
     pub const READY: u16 = 5;
     pub const GOODBYE: u16 = 6;
+    pub const UPGRADE: u16 = 7;
+    pub const QUIESCED: u16 = 8;
+    pub const VALID: u16 = 9;
+    pub const RENEW: u16 = 10;
     pub const HELLO: u16 = 32;
     pub const FDS: u16 = 33;
     pub const EXIT: u16 = 34;
     pub const END: u16 = 35;
     pub const STOP: u16 = 36;
     pub const REFUSED: u16 = 37;
+    pub const QUIESCE: u16 = 38;
+    pub const TAKE: u16 = 39;
+    pub const UPGRADED: u16 = 40;
+    pub const UPGRADE_FAILED: u16 = 41;
 }
 
 /// What a supervisor says.
@@ -57,6 +84,14 @@ pub enum ToKeeper {
     Ready,
     /// I have ended everything and end now; the keeper is to exit with this code.
     Goodbye(i32),
+    /// Try the program that comes with this as my successor. A second descriptor becomes its stderr until it is ready.
+    Upgrade,
+    /// I have committed everything, touch nothing any more, and wait for the outcome.
+    Quiesced,
+    /// I can read the state, and am ready to take over.
+    Valid,
+    /// Replace yourself by the program that comes with this, in place.
+    Renew,
 }
 
 impl ToKeeper {
@@ -69,6 +104,10 @@ impl ToKeeper {
             ToKeeper::Alive => Record::new(kind::ALIVE, 0),
             ToKeeper::Ready => Record::new(kind::READY, 0),
             ToKeeper::Goodbye(code) => Record::new(kind::GOODBYE, 0).with(&code.to_le_bytes()),
+            ToKeeper::Upgrade => Record::new(kind::UPGRADE, 0),
+            ToKeeper::Quiesced => Record::new(kind::QUIESCED, 0),
+            ToKeeper::Valid => Record::new(kind::VALID, 0),
+            ToKeeper::Renew => Record::new(kind::RENEW, 0),
         }
     }
 
@@ -82,6 +121,10 @@ impl ToKeeper {
             kind::ALIVE => ToKeeper::Alive,
             kind::READY => ToKeeper::Ready,
             kind::GOODBYE => ToKeeper::Goodbye(i32::from_le_bytes(body.take()?)),
+            kind::UPGRADE => ToKeeper::Upgrade,
+            kind::QUIESCED => ToKeeper::Quiesced,
+            kind::VALID => ToKeeper::Valid,
+            kind::RENEW => ToKeeper::Renew,
             _ => return None,
         })
     }
@@ -102,6 +145,36 @@ pub enum FromKeeper<'a> {
     Stop,
     /// The store is full: the descriptor of this name is not in it.
     Refused(RawName),
+    /// To the incumbent: freeze, commit, say `QUIESCED`.
+    Quiesce,
+    /// To the standby: forget the descriptors and exits that you have; all of them come again, then `END`. Then you serve.
+    Take,
+    /// To the incumbent: your successor is ready; end.
+    Upgraded,
+    /// To the incumbent: it came to nothing.
+    UpgradeFailed(UpgradeFailure),
+}
+
+/// How far an upgrade came, and how the standby ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpgradeFailure {
+    pub stage: UpgradeStage,
+    /// How it ended; `None` when it had to be killed because it did not answer in time.
+    pub status: Option<ExitStatus>,
+}
+
+/// The stages of an upgrade. A stage of a later keeper reads as the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum UpgradeStage {
+    /// The program could not be started.
+    Start = 0,
+    /// It did not get as far as saying that it can read the state.
+    Validation = 1,
+    /// The incumbent did not freeze in time.
+    Freeze = 2,
+    /// It was told to take over and did not get ready.
+    Takeover = 3,
 }
 
 impl<'a> FromKeeper<'a> {
@@ -114,6 +187,10 @@ impl<'a> FromKeeper<'a> {
             FromKeeper::End => Record::new(kind::END, 0),
             FromKeeper::Stop => Record::new(kind::STOP, 0),
             FromKeeper::Refused(name) => Record::new(kind::REFUSED, 0).with(name),
+            FromKeeper::Quiesce => Record::new(kind::QUIESCE, 0),
+            FromKeeper::Take => Record::new(kind::TAKE, 0),
+            FromKeeper::Upgraded => Record::new(kind::UPGRADED, 0),
+            FromKeeper::UpgradeFailed(failure) => failure.to_record(),
         }
     }
 
@@ -127,6 +204,10 @@ impl<'a> FromKeeper<'a> {
             kind::END => FromKeeper::End,
             kind::STOP => FromKeeper::Stop,
             kind::REFUSED => FromKeeper::Refused(body.take()?),
+            kind::QUIESCE => FromKeeper::Quiesce,
+            kind::TAKE => FromKeeper::Take,
+            kind::UPGRADED => FromKeeper::Upgraded,
+            kind::UPGRADE_FAILED => FromKeeper::UpgradeFailed(UpgradeFailure::parse(body)?),
             _ => return None,
         })
     }
@@ -141,6 +222,8 @@ pub enum Reason {
     Crash,
     /// The one before it did not say that it was alive and was killed.
     Hang,
+    /// It is a standby: it is to look, say whether it could take over, and touch nothing until it is told to take.
+    Upgrade,
 }
 
 /// The keeper's first message.
@@ -164,6 +247,7 @@ impl Hello {
             Reason::First => 0,
             Reason::Crash => 1,
             Reason::Hang => 2,
+            Reason::Upgrade => 3,
         };
         Record::new(kind::HELLO, 0)
             .with(&self.protocol.to_le_bytes())
@@ -183,6 +267,7 @@ impl Hello {
             reason: match reason {
                 0 => Reason::First,
                 2 => Reason::Hang,
+                3 => Reason::Upgrade,
                 _ => Reason::Crash,
             },
             foreground: foreground != 0,
@@ -245,6 +330,37 @@ impl Exit {
             user_time: Duration::from_micros(u64::from_le_bytes(body.take()?)),
             system_time: Duration::from_micros(u64::from_le_bytes(body.take()?)),
         })
+    }
+}
+
+impl UpgradeFailure {
+    fn to_record(self) -> Record {
+        let (how, value) = match self.status {
+            None => (0_u32, 0),
+            Some(ExitStatus::Code(code)) => (1, code),
+            Some(ExitStatus::Signal(signal)) => (2, signal),
+        };
+        Record::new(kind::UPGRADE_FAILED, 0)
+            .with(&u32::from(self.stage as u8).to_le_bytes())
+            .with(&how.to_le_bytes())
+            .with(&value.to_le_bytes())
+    }
+
+    fn parse(mut body: Body<'_>) -> Option<UpgradeFailure> {
+        let stage = match u32::from_le_bytes(body.take()?) {
+            0 => UpgradeStage::Start,
+            1 => UpgradeStage::Validation,
+            2 => UpgradeStage::Freeze,
+            _ => UpgradeStage::Takeover,
+        };
+        let how = u32::from_le_bytes(body.take()?);
+        let value = i32::from_le_bytes(body.take()?);
+        let status = match how {
+            1 => Some(ExitStatus::Code(value)),
+            2 => Some(ExitStatus::Signal(value)),
+            _ => None,
+        };
+        Some(UpgradeFailure { stage, status })
     }
 }
 
@@ -339,6 +455,10 @@ mod tests {
             ToKeeper::Alive,
             ToKeeper::Ready,
             ToKeeper::Goodbye(-3),
+            ToKeeper::Upgrade,
+            ToKeeper::Quiesced,
+            ToKeeper::Valid,
+            ToKeeper::Renew,
         ];
         for message in messages {
             assert_eq!(ToKeeper::parse(message.to_record().as_bytes()), Some(message));
@@ -357,6 +477,14 @@ mod tests {
             FromKeeper::End,
             FromKeeper::Stop,
             FromKeeper::Refused([3; 16]),
+            FromKeeper::Quiesce,
+            FromKeeper::Take,
+            FromKeeper::Upgraded,
+            FromKeeper::UpgradeFailed(UpgradeFailure { stage: UpgradeStage::Validation, status: None }),
+            FromKeeper::UpgradeFailed(UpgradeFailure {
+                stage: UpgradeStage::Takeover,
+                status: Some(ExitStatus::Code(78)),
+            }),
         ];
         for message in messages {
             assert_eq!(FromKeeper::parse(message.to_record().as_bytes()), Some(message));

@@ -334,6 +334,7 @@ impl Keeper {
             Some(ToKeeper::Ready) => running.ready = true,
             Some(ToKeeper::Goodbye(code)) => running.goodbye = Some(code),
             // What a later release says is skipped.
+            Some(ToKeeper::Upgrade | ToKeeper::Quiesced | ToKeeper::Valid | ToKeeper::Renew) => {}
             Some(ToKeeper::Alive) | None => {}
         }
     }

@@ -49,6 +49,10 @@ pub enum State {
     Online {
         since: Time,
     },
+    /// Told to finish what it has begun and to end; asked to stop at `until`.
+    Draining {
+        until: Time,
+    },
     /// Asked to stop; killed at `kill_at`.
     Stopping {
         kill_at: Time,
@@ -97,15 +101,48 @@ pub enum Event {
     /// It says that it is ready.
     Ready(Incarnation),
     Exited(Incarnation, Exit),
+    /// It does not do what a healthy one does.
+    Unwell(Incarnation, Ailment),
+    /// Something besides its own end restarts it, if it runs.
+    Due(Trigger),
+    /// Its successor serves: finish within this long, then stop for good.
+    Drain(Duration),
+    /// It says that what it does now takes at least this long more.
+    Extended(Incarnation, Duration),
+    /// It says that it is ending.
+    Quitting(Incarnation),
     /// The time of [`Instance::deadline`] has come.
     Deadline,
+}
+
+/// What a running instance lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ailment {
+    /// No `WATCHDOG=1` in time.
+    Watchdog,
+    /// No sign of life of its link in time.
+    Heartbeat,
+    /// Its liveness probe failed too often.
+    Probe,
+    /// It uses more than `max_memory_restart`.
+    Memory,
+}
+
+/// What restarts an instance besides its own end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trigger {
+    /// `cron_restart`.
+    Cron,
+    /// A watched file changed.
+    File,
 }
 
 impl Event {
     fn incarnation(self) -> Option<Incarnation> {
         match self {
-            Event::Spawned(of) | Event::SpawnFailed(of) | Event::Ready(of) | Event::Exited(of, _) => Some(of),
-            Event::Start | Event::Stop | Event::Restart | Event::Deadline => None,
+            Event::Spawned(of) | Event::SpawnFailed(of) | Event::Ready(of) | Event::Quitting(of) => Some(of),
+            Event::Exited(of, _) | Event::Unwell(of, _) | Event::Extended(of, _) => Some(of),
+            Event::Start | Event::Stop | Event::Restart | Event::Deadline | Event::Due(_) | Event::Drain(_) => None,
         }
     }
 }
@@ -115,6 +152,8 @@ impl Event {
 pub enum Action {
     /// Make the process of this incarnation.
     Spawn(Incarnation),
+    /// Tell it to finish what it has begun.
+    Drain(Incarnation),
     /// Send `kill_signal` to its group.
     Signal(Incarnation),
     /// SIGKILL everything that descends from it.
@@ -200,7 +239,7 @@ impl Instance {
 
     /// Whether a process of the current incarnation may exist.
     pub fn has_process(&self) -> bool {
-        matches!(self.state, State::Launching { .. } | State::Online { .. } | State::Stopping { .. })
+        !matches!(self.state, State::Stopped | State::WaitingRestart { .. } | State::Errored)
     }
 
     /// When [`Event::Deadline`] is due.
@@ -208,7 +247,7 @@ impl Instance {
         match self.state {
             State::Launching { ready_by } => Some(ready_by),
             State::Stopping { kill_at, .. } => Some(kill_at),
-            State::WaitingRestart { until } => Some(until),
+            State::WaitingRestart { until } | State::Draining { until } => Some(until),
             State::Stopped | State::Online { .. } | State::Errored => None,
         }
     }
@@ -247,13 +286,23 @@ impl Instance {
             (Stopping { then, .. }, Exited(_, exit)) => self.gone(exit, then, rules, now),
             // It could not be made, so there is nothing to wait for.
             (Stopping { then, .. }, SpawnFailed(_)) => self.gone(Exit::NotExecuted, then, rules, now),
+            (Online { .. }, Unwell(..) | Due(_)) => self.signal(Then::Respawn, rules, now),
+            (Launching { .. } | Online { .. }, Drain(limit)) => self.drain(limit, now),
+            (Draining { .. }, Stop | Deadline) => self.signal(Then::Stay, rules, now),
+            (Draining { .. }, Start | Restart) => self.signal(Then::Respawn, rules, now),
+            (Draining { .. }, Exited(_, exit)) => self.gone(exit, Then::Stay, rules, now),
+            (Draining { .. }, SpawnFailed(_)) => self.gone(Exit::NotExecuted, Then::Stay, rules, now),
             // Nothing to do. Spelled out, so that a new state or event has to be thought about here.
             (Stopped, Stop)
             | (Stopped | Errored | WaitingRestart { .. }, Spawned(_) | SpawnFailed(_) | Ready(_) | Exited(..))
             | (Stopped | Errored, Deadline)
             | (Launching { .. }, Start)
             | (Online { .. }, Start | Spawned(_) | SpawnFailed(_) | Ready(_) | Deadline)
-            | (Stopping { .. }, Spawned(_) | Ready(_)) => None,
+            | (Stopping { .. } | Draining { .. }, Spawned(_) | Ready(_))
+            | (Stopped | Errored | WaitingRestart { .. } | Launching { .. }, Unwell(..) | Due(_))
+            | (Draining { .. } | Stopping { .. }, Unwell(..) | Due(_) | Drain(_))
+            | (Stopped | Errored | WaitingRestart { .. }, Drain(_))
+            | (_, Extended(..) | Quitting(_)) => None,
         }
     }
 
@@ -281,6 +330,11 @@ impl Instance {
         let limit = if rules.wait_ready { rules.listen_timeout } else { SPAWN_LIMIT };
         self.state = State::Launching { ready_by: now + limit };
         Some(Action::Spawn(self.incarnation))
+    }
+
+    fn drain(&mut self, limit: Duration, now: Time) -> Option<Action> {
+        self.state = State::Draining { until: now + limit };
+        Some(Action::Drain(self.incarnation))
     }
 
     fn signal(&mut self, then: Then, rules: &Rules, now: Time) -> Option<Action> {

@@ -8,7 +8,7 @@
 use super::{Exit, Incarnation, Instance, State, Then, Time, Trouble};
 
 /// Bytes of a life in a state record.
-pub const BYTES: usize = 64;
+pub const BYTES: usize = 128;
 
 impl Instance {
     /// The record of this life.
@@ -20,6 +20,7 @@ impl Instance {
             State::Stopping { kill_at, then } => (3, then as u8, kill_at.0),
             State::WaitingRestart { until } => (4, 0, until.0),
             State::Errored => (5, 0, 0),
+            State::Draining { until } => (6, 0, until.0),
         };
         let (kind, value) = match self.last_exit {
             None => (0, 0),
@@ -53,6 +54,7 @@ impl Instance {
                 3 => State::Stopping { kill_at: time, then },
                 4 => State::WaitingRestart { until: time },
                 5 => State::Errored,
+                6 => State::Draining { until: time },
                 _ => return None,
             },
             trouble: [Trouble::None, Trouble::QuickDeaths, Trouble::NotReady, Trouble::NoProcess]

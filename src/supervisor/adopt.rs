@@ -228,6 +228,7 @@ impl Core {
             };
             let entry = Entry {
                 id: record.id,
+                number: record.number,
                 app: record.app,
                 index: record.index,
                 life,

@@ -48,6 +48,64 @@ pub enum Request {
     },
     /// Ends all instances, the supervisor and the keeper.
     Kill,
+    /// Replaces the supervisor by this binary (the running one's path where none is given), touching no instance.
+    Upgrade {
+        binary: PathBuf,
+    },
+    /// Replaces instances one after another by new ones, of new specs where some are given.
+    Reload {
+        select: Selector,
+        /// New specs, by name; those of other apps stay as they are.
+        apps: Vec<AppSpec>,
+        options: ReloadOptions,
+    },
+    /// Changes how many instances an app has.
+    Scale {
+        app: String,
+        to: ScaleTo,
+    },
+    /// Makes what runs be what these specs say; `prune` also deletes apps that are not among them.
+    Apply {
+        apps: Vec<AppSpec>,
+        settings: Settings,
+        origin: PathBuf,
+        prune: bool,
+        /// Only answer the plan.
+        dry: bool,
+    },
+    /// Opens log files anew, after something else has moved them.
+    ReopenLogs {
+        select: Selector,
+    },
+    /// Empties log files.
+    FlushLogs {
+        select: Selector,
+    },
+    /// Writes down what runs, for `resurrect`.
+    Save,
+    /// Starts what was written down and does not run.
+    Resurrect,
+    /// Everything that changes, from this number on: answered by [`Response::Event`] after `Response::Event`, until the
+    /// peer closes.
+    Events {
+        /// `None`: from now on.
+        after: Option<u64>,
+    },
+}
+
+/// What deviates from the apps' `[app.reload]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReloadOptions {
+    pub parallel: Option<u32>,
+    pub rollback: Option<bool>,
+}
+
+/// How many instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScaleTo {
+    Exactly(u32),
+    More(u32),
+    Fewer(u32),
 }
 
 /// Which instances a request is about.
@@ -73,6 +131,55 @@ pub enum Response {
         keeper_pid: u32,
     },
     Failed(Failure),
+    /// What `Apply` does, or would do.
+    Plan(Plan),
+    /// A change, in answer to `Events`.
+    Event(EventView),
+}
+
+/// What an `Apply` does, app by app.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Plan {
+    pub steps: Vec<PlanStep>,
+}
+
+/// What it does to one app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStep {
+    pub app: String,
+    pub what: PlanAction,
+    /// Settings that differ, by key, without values of secrets.
+    pub changes: Vec<String>,
+}
+
+/// A step of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlanAction {
+    Add,
+    /// Replaced by a rolling reload.
+    Reload,
+    /// Only the number of instances changes.
+    Scale,
+    /// Taken over without touching an instance.
+    Update,
+    Delete,
+    Keep,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Counts changes of this home, from 1, also across supervisors. A gap means that some are no longer kept.
+    pub sequence: u64,
+    /// Wall-clock time, in ms since 1970.
+    pub at_ms: u64,
+    /// Such as `instance.online`, `app.deleted`, `deployment.failed`, `supervisor.started`.
+    pub what: String,
+    pub app: Option<String>,
+    pub instance: Option<u32>,
+    /// Why, in a sentence.
+    pub cause: String,
 }
 
 /// Answer to `Ping`.
@@ -91,12 +198,20 @@ pub struct Failure {
     pub what: String,
     pub cause: Option<String>,
     pub hint: Option<String>,
+    /// What the CLI exits with.
+    pub code: u8,
 }
 
 impl Failure {
     /// A failure that needs no more than a sentence.
     pub fn new(what: impl Into<String>) -> Failure {
-        Failure { what: what.into(), cause: None, hint: None }
+        Failure { what: what.into(), cause: None, hint: None, code: 1 }
+    }
+
+    /// Makes the CLI exit with this code instead of 1.
+    pub fn code(mut self, code: u8) -> Failure {
+        self.code = code;
+        self
     }
 
     /// Adds what to do about it.

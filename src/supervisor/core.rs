@@ -164,6 +164,7 @@ impl Core {
                     "the keeper's store is full: {name} is not kept and will not survive a crash of the supervisor"
                 ));
             }
+            Event::Keeper(FromKeeper::Quiesce | FromKeeper::Upgraded | FromKeeper::UpgradeFailed(_)) => {}
             Event::Keeper(FromKeeper::Gone) => {}
             Event::Request((request, reply)) => self.request(request, reply).await,
             Event::Spawned(outcome) => {
@@ -209,6 +210,8 @@ impl Core {
         self.commit(id);
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
+            // Its end is what is awaited; what it is told is the same as before a signal.
+            Some(Action::Drain(incarnation)) => self.wire.announce_shutdown(id, incarnation.0).await,
             Some(Action::Signal(incarnation)) => self.signal(id, incarnation, spec.rules.kill_signal).await,
             Some(Action::Kill(_)) => self.kill(id),
             None => {}

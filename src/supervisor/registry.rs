@@ -26,7 +26,10 @@ pub struct App {
 
 /// One instance.
 pub struct Entry {
+    /// Names it in state, store and wire; never used again.
     pub id: u32,
+    /// The number that users know it by; differs from `id` for one that took another's place in a reload.
+    pub number: u32,
     pub app: u32,
     pub index: u32,
     pub life: Instance,
@@ -185,6 +188,7 @@ impl Entry {
             created_at_ms: self.created_at_ms,
             revision,
             doomed: self.doomed,
+            number: self.number,
         }
     }
 }

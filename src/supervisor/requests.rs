@@ -58,6 +58,15 @@ impl Core {
             Request::Restart { select } => return self.change(&select, Life::Restart, reply).await,
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
+            Request::Upgrade { .. }
+            | Request::Reload { .. }
+            | Request::Scale { .. }
+            | Request::Apply { .. }
+            | Request::ReopenLogs { .. }
+            | Request::FlushLogs { .. }
+            | Request::Save
+            | Request::Resurrect
+            | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
@@ -187,6 +196,7 @@ impl Core {
             self.commit_globals();
             let entry = Entry {
                 id,
+                number: id,
                 app,
                 index: self.registry.free_index(app),
                 life: Instance::new(),
@@ -402,7 +412,7 @@ impl Core {
             // Started again after its first death: the first reason counts.
             State::Launching { .. } => entry.life.incarnation().0 > before + 1 && entry.failure.is_some(),
             State::Stopped => !self.is_done(entry),
-            State::Online { .. } | State::Stopping { .. } => false,
+            State::Online { .. } | State::Draining { .. } | State::Stopping { .. } => false,
         };
         if !given_up {
             return None;

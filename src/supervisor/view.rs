@@ -144,7 +144,7 @@ fn status(state: State) -> Status {
         State::Stopped => Status::Stopped,
         State::Launching { .. } => Status::Launching,
         State::Online { .. } => Status::Online,
-        State::Stopping { .. } => Status::Stopping,
+        State::Stopping { .. } | State::Draining { .. } => Status::Stopping,
         State::WaitingRestart { .. } => Status::WaitingRestart,
         State::Errored => Status::Errored,
     }

@@ -4,7 +4,7 @@
 //! older record as zero; an older one ignores what follows those it knows.
 
 /// Bytes of an instance's lifecycle, which only `lifecycle` reads.
-pub const LIFECYCLE_BYTES: usize = 64;
+pub const LIFECYCLE_BYTES: usize = 128;
 
 /// The most bytes that a record's fields take.
 pub const BODY_BYTES: usize = 240;
@@ -50,6 +50,8 @@ pub struct InstanceRecord {
     pub revision: u32,
     /// It is to be removed once its process is gone.
     pub doomed: bool,
+    /// The number that users know it by: `id`, or that of the instance whose place it takes in a reload.
+    pub number: u32,
 }
 
 impl Default for InstanceRecord {
@@ -66,6 +68,7 @@ impl Default for InstanceRecord {
             created_at_ms: 0,
             revision: 0,
             doomed: false,
+            number: 0,
         }
     }
 }
@@ -119,6 +122,7 @@ impl Fields for InstanceRecord {
         }
         body.put(self.revision.to_le_bytes());
         body.put([u8::from(self.doomed)]);
+        body.put(self.number.to_le_bytes());
     }
 
     fn read(body: &mut Reading<'_>) -> InstanceRecord {
@@ -134,6 +138,7 @@ impl Fields for InstanceRecord {
             created_at_ms: body.u64(),
             revision: body.u32(),
             doomed: body.take() != [0],
+            number: body.u32(),
         }
     }
 }

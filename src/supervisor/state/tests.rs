@@ -23,6 +23,7 @@ fn instance(id: u32) -> InstanceRecord {
         created_at_ms: 9,
         revision: 10,
         doomed: true,
+        number: 41,
     }
 }
 
