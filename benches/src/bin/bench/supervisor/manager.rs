@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,8 +12,21 @@ use super::{expect_online, memory};
 
 /// How long a manager may take to be gone after `kill`.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
-/// What all instances run: native, ends at once when it is told to, and by itself should all else fail.
-const APP: (&str, &str) = ("/bin/sleep", "3600");
+/// What instances run unless something else is named: native, ends at once when it is told to, and by itself should all
+/// else fail.
+pub const SLEEPER: App<'_> = App { name: "bench", script: "/bin/sleep", args: &["3600"], stamped: false };
+/// More instances than one app of Herdwire may have are several apps.
+const INSTANCES_OF_ONE: usize = 250;
+
+/// What is run.
+#[derive(Clone, Copy)]
+pub struct App<'a> {
+    pub name: &'a str,
+    pub script: &'a str,
+    pub args: &'a [&'a str],
+    /// Whether its log has a stamp in front of each line.
+    pub stamped: bool,
+}
 
 /// A manager of processes in a home of its own. Killed when dropped.
 pub struct Manager {
@@ -70,20 +83,35 @@ impl Manager {
         Ok(time.as_secs_f64() * 1e3)
     }
 
-    /// Starts so many instances of one app from a file; milliseconds until the command says that it is done, which
-    /// must be true.
+    /// Starts a command and leaves it to its owner.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        let child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        child.with_context(|| format!("cannot run `{}`", self.program.display()))
+    }
+
+    /// Starts so many sleepers from a file; milliseconds until the command says that it is done, which must be true.
     pub fn start(&self, instances: usize) -> Result<f64> {
-        let file = self.app_file(instances)?;
+        self.start_app(SLEEPER, instances)
+    }
+
+    /// Starts so many instances of an app from a file; as [`Manager::start`].
+    pub fn start_app(&self, app: App<'_>, instances: usize) -> Result<f64> {
+        let file = self.app_file(app, instances)?;
         let time = self.run(&["start", &file.to_string_lossy()])?;
         expect_online(self, instances)?;
         Ok(time)
     }
 
-    /// How many instances are online.
-    pub fn online(&self) -> Result<usize> {
+    /// All instances, as `jlist` shows them.
+    pub fn list(&self) -> Result<Vec<Value>> {
         let output = self.command(&["jlist"]).output()?;
         let text = String::from_utf8(output.stdout)?;
-        let list: Vec<Value> = serde_json::from_str(&text[text.find('[').unwrap_or(0)..])?;
+        Ok(serde_json::from_str(&text[text.find('[').unwrap_or(0)..])?)
+    }
+
+    /// How many instances are online.
+    pub fn online(&self) -> Result<usize> {
+        let list = self.list()?;
         Ok(list.iter().filter(|instance| instance["pm2_env"]["status"] == "online").count())
     }
 
@@ -126,18 +154,28 @@ impl Manager {
         command
     }
 
-    fn app_file(&self, instances: usize) -> Result<PathBuf> {
-        let (script, seconds) = APP;
+    fn app_file(&self, app: App<'_>, instances: usize) -> Result<PathBuf> {
+        let App { name, script, args, stamped } = app;
+        // Nothing is held up or given up, however often one dies.
         let (name, text) = match self.kind {
-            Kind::Herdwire => (
-                "bench.toml",
-                format!(
-                    "[[app]]\nname = \"bench\"\nscript = \"{script}\"\nargs = [\"{seconds}\"]\ninterpreter = \"none\"\ninstances = {instances}\n"
-                ),
-            ),
+            Kind::Herdwire => {
+                let mut text = String::new();
+                for first in (0..instances).step_by(INSTANCES_OF_ONE) {
+                    let count = INSTANCES_OF_ONE.min(instances - first);
+                    let name = if first == 0 { name.to_owned() } else { format!("{name}-{first}") };
+                    text += &format!(
+                        "[[app]]\nname = {name:?}\nscript = {script:?}\nargs = {args:?}\ninterpreter = \"none\"\n\
+                         instances = {count}\nmin_uptime = 0\nmax_restarts = 1000000\nrotate = false\ntime = {stamped}\n"
+                    );
+                }
+                ("bench.toml", text)
+            }
             Kind::Pm2 => {
-                let app = json!({"name": "bench", "script": script, "args": seconds, "interpreter": "none",
-                    "exec_mode": "fork", "instances": instances});
+                let mut app = json!({"name": name, "script": script, "args": args, "interpreter": "none",
+                    "exec_mode": "fork", "instances": instances, "min_uptime": 0, "max_restarts": 1_000_000});
+                if stamped {
+                    app["time"] = json!(true);
+                }
                 ("bench.json", json!({"apps": [app]}).to_string())
             }
         };
@@ -147,7 +185,7 @@ impl Manager {
     }
 
     /// The manager's own processes, none when it does not run.
-    fn pids(&self) -> Result<Vec<u32>> {
+    pub fn pids(&self) -> Result<Vec<u32>> {
         let pids = match self.kind {
             Kind::Herdwire => {
                 let output = self.command(&["ping", "--json"]).stderr(Stdio::null()).output()?;

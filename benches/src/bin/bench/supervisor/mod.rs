@@ -1,18 +1,22 @@
-//! `scripts/bench cli`: the command line beside pm2's, and what the two managers weigh.
+//! `scripts/bench supervisor`: the two managers side by side: what a command takes, what they weigh, how soon a dead
+//! worker has a successor, what they do when nothing is to be done, and how fast they take what workers print.
 //!
 //! A command's time is that from its start to its end, as the shell sees it. Both managers do the same with the same
-//! native app (`sleep`) in turn. Every ratio here is pm2's figure divided by Herdwire's: so many times faster, or
-//! lighter.
+//! native app (`sleep`) in turn. Every ratio here says so many times faster, or lighter, than pm2.
 
+mod logs;
 mod manager;
 mod memory;
+mod succession;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::figures::Figures;
+pub use logs::{PRINTER, print_lines};
 use manager::Manager;
 
 /// Runs of `list` in each round and for each number of instances.
@@ -54,10 +58,20 @@ pub fn run(options: &Options) -> Result<()> {
     for round in 1..=rounds {
         eprintln!("bench: round {round} of {rounds}");
         sample(&managers, &mut figures)?;
+        for manager in &managers {
+            succession::sample(manager, &options.folder, &mut figures)?;
+            logs::sample(manager, &mut figures)?;
+        }
+    }
+    for manager in &managers {
+        large(manager, &mut figures)?;
     }
     figures.print();
     for metric in figures.metrics().filter(|metric| !metric.ends_with("_pm2")) {
-        figures.print_ratio(&format!("{metric}_vs_pm2"), &format!("{metric}_pm2"), &metric);
+        // Of a rate more is better, of everything else less.
+        let (of, by) = (format!("{metric}_pm2"), metric.clone());
+        let (of, by) = if metric.starts_with("log_lines") { (by, of) } else { (of, by) };
+        figures.print_ratio(&format!("{metric}_vs_pm2"), &of, &by);
     }
     Ok(())
 }
@@ -74,12 +88,14 @@ fn sample(managers: &[Manager], figures: &mut Figures) -> Result<()> {
     }
     lists(managers, 10, figures)?;
     for manager in managers {
+        figures.add(&manager.metric("pss_10"), "MiB", manager.pss()?);
         manager.run(&["delete", "all"])?;
         figures.add(&manager.metric("start_100"), "ms", manager.start(MANY)?);
     }
     lists(managers, MANY, figures)?;
     for manager in managers {
         figures.add(&manager.metric("pss_100"), "MiB", manager.pss()?);
+        figures.add(&manager.metric("idle_cpu_100"), "% of a core", idle(manager)?);
         figures.add(&manager.metric("restart_100"), "ms", manager.run(&["restart", "all"])?);
         expect_online(manager, MANY)?;
         figures.add(&manager.metric("stop_100"), "ms", manager.run(&["stop", "all"])?);
@@ -87,6 +103,28 @@ fn sample(managers: &[Manager], figures: &mut Figures) -> Result<()> {
         manager.kill()?;
     }
     Ok(())
+}
+
+/// What the manager computes while nothing happens and nobody looks, in percent of a core.
+fn idle(manager: &Manager) -> Result<f64> {
+    const WAIT: Duration = Duration::from_secs(10);
+    let pids = manager.pids()?;
+    let busy = || pids.iter().map(|pid| memory::busy(*pid)).sum::<Result<u64>>();
+    // What the last command has left to do is not idleness.
+    std::thread::sleep(Duration::from_secs(2));
+    let (before, began) = (busy()?, Instant::now());
+    std::thread::sleep(WAIT);
+    Ok((busy()? - before) as f64 / began.elapsed().as_nanos() as f64 * 100.0)
+}
+
+/// A thousand instances, once.
+fn large(manager: &Manager, figures: &mut Figures) -> Result<()> {
+    manager.kill()?;
+    eprintln!("bench: {} starts 1,000 instances", manager.name());
+    figures.add(&manager.metric("start_1000"), "ms", manager.start(1000)?);
+    figures.add(&manager.metric("list_warm_1000"), "ms", manager.run(&["list"])?);
+    figures.add(&manager.metric("pss_1000"), "MiB", manager.pss()?);
+    manager.kill()
 }
 
 /// The first commands where nothing runs. Leaves the manager running, without instances.
