@@ -118,9 +118,10 @@ struct Wrk(Option<Child>);
 
 impl Wrk {
     fn finish(mut self) -> anyhow::Result<Load> {
-        let child = self.0.take().expect("it is taken only here");
-        measure::stand::send(child.id(), nix::sys::signal::Signal::SIGINT)?;
-        let output = child.wait_with_output()?;
+        if let Some(child) = &self.0 {
+            measure::stand::send(child.id(), nix::sys::signal::Signal::SIGINT)?;
+        }
+        let output = self.0.take().expect("it is taken only here").wait_with_output()?;
         parse(&String::from_utf8_lossy(&output.stdout))
     }
 }
