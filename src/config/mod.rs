@@ -6,13 +6,19 @@
 //! supervisor.
 
 pub mod address;
+mod bounds;
 pub mod environment;
 mod error;
 pub mod file;
+mod health;
 pub mod home;
 mod load;
 pub mod names;
+mod order;
+mod output;
+mod reload;
 mod resolve;
+mod restarts;
 mod script;
 mod secret;
 mod section;
@@ -24,6 +30,7 @@ pub(crate) mod suggest;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod triggers;
 pub mod units;
 pub mod variables;
 pub mod words;
