@@ -6,6 +6,8 @@
 //! supervisor.
 
 pub mod address;
+#[cfg(test)]
+mod app_tests;
 mod bounds;
 pub mod environment;
 mod error;
