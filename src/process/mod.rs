@@ -21,7 +21,7 @@ mod sys;
 
 pub use go::{ExecFailure, Go, Launching, Step};
 pub use pidfd::Pidfd;
-pub use spawn::{Launch, OpenFiles, Parent, SpawnError, Spawned, spawn};
+pub use spawn::{Launch, OpenFiles, Output, Parent, SpawnError, Spawned, spawn};
 pub use sweep::{Swept, sweep_descendants};
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! Invariants
 //! - Nothing of the app happens before the word; without it the process ends with status 125.
 //! - The app starts with default signals, nothing blocked, a session of its own, umask 022, and no descriptor but
-//!   stdin, stdout, stderr, listeners and link.
+//!   stdin, stdout, stderr, listeners, extra ones and link.
 //! - A failure is told three times: on the go socket (step and number), on stderr (a line in the app's error log), and
 //!   by status 127.
 
@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::go::{self, ExecFailure, Step};
-use super::spawn::Settings;
+use super::spawn::{FIRST_LISTENER, Settings};
 use super::sys;
 
 /// The role's name on the command line: `herdwire __stage SETTINGS GO [LABEL]`, two descriptors and a name for `ps`.
@@ -36,7 +36,6 @@ const NEVER_RELEASED: i32 = 125;
 const NOT_EXECUTED: i32 = 127;
 /// Added for the app: under memory pressure it goes before supervisor and keeper.
 const OOM_SCORE: i32 = 200;
-const FIRST_LISTENER: RawFd = 3;
 
 /// Waits for the word, then becomes the app. `args` are those after the role's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
@@ -90,8 +89,7 @@ fn become_app(settings: &Settings, go: &OwnedFd) -> ExecFailure {
             let hard = hard.min(limit.hard);
             setrlimit(Resource::RLIMIT_NOFILE, limit.soft.min(hard), hard).map_err(failed(Step::Limits))?;
         }
-        let ours = FIRST_LISTENER as u32 + settings.listeners + u32::from(settings.link);
-        sys::close_on_exec_from(ours).map_err(|error| ExecFailure { step: Step::Close, errno: number(&error) })?;
+        close_the_rest(settings).map_err(|error| ExecFailure { step: Step::Close, errno: number(&error) })?;
         let (program, args, env) = strings(settings).map_err(failed(Step::Exec))?;
         go::say_executing(go.as_fd());
         nix::unistd::execve(&program, &args, &env).map_err(failed(Step::Exec))
@@ -110,6 +108,20 @@ fn volunteer_for_the_oom_killer() {
         // The app runs without it as well.
         let _ = fs::write(path, OOM_SCORE.to_string());
     }
+}
+
+/// Marks every descriptor that is not the app's, also between those that are.
+fn close_the_rest(settings: &Settings) -> io::Result<()> {
+    let mut first = FIRST_LISTENER as u32 + settings.listeners;
+    let mut others: Vec<u32> = settings.extra.iter().chain(&settings.link).map(|number| *number as u32).collect();
+    others.sort_unstable();
+    for kept in others {
+        if first < kept {
+            sys::close_on_exec(first, kept - 1)?;
+        }
+        first = kept + 1;
+    }
+    sys::close_on_exec(first, u32::MAX)
 }
 
 type Strings = (CString, Vec<CString>, Vec<CString>);
@@ -140,8 +152,8 @@ fn own_variables(settings: &Settings) -> Vec<String> {
         variables.push(format!("LISTEN_PID={}", std::process::id()));
         variables.push(format!("LISTEN_FDNAMES={}", names.join(":")));
     }
-    if settings.link {
-        variables.push(format!("{LINK_VARIABLE}={}", FIRST_LISTENER as u32 + settings.listeners));
+    if let Some(number) = settings.link {
+        variables.push(format!("{LINK_VARIABLE}={number}"));
     }
     variables
 }

@@ -16,7 +16,7 @@ use crate::keeper::client::Exit;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, State};
 use crate::logs::{self, Kind as Stream, StreamKey};
-use crate::process::{ExecFailure, Launching, Spawned};
+use crate::process::{ExecFailure, Launching, Output, Spawned};
 use crate::wire::Member;
 
 impl Core {
@@ -44,6 +44,9 @@ impl Core {
             env,
             listeners,
             link: theirs,
+            extra: Vec::new(),
+            out: Output::Pipe,
+            err: Output::Pipe,
             open_files: self.open_files,
         };
         self.waiting_orders.push_back(order);
@@ -73,13 +76,16 @@ impl Core {
         let Spawned { pid, pidfd, out, err, go } = spawned;
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
-        self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
-        self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
+        let out = out.map(|pipe| (Name::new(Kind::Out, id, incarnation.0), pipe));
+        let err = err.map(|pipe| (Name::new(Kind::Err, id, incarnation.0), pipe));
+        let pipes = [out, err].into_iter().flatten();
+        let pipes: Vec<_> = pipes.inspect(|(name, pipe)| self.store.keep(*name, pipe.as_fd())).collect();
         let inode = pidfd.inode().unwrap_or(0);
         entry.process = Process::Exists { pid, pidfd, released: false, executed: false };
         self.commit(id);
-        self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
-        self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
+        for (name, pipe) in pipes {
+            self.attach_log(name, pipe);
+        }
         if let Err(error) = self.sampler.add(id, pid) {
             tracing::debug!("instance {id} cannot be sampled: {error}");
         }

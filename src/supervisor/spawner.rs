@@ -1,6 +1,6 @@
 //! The thread that makes processes: making one blocks until its trampoline runs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::config::spec::AppSpec;
 use crate::lifecycle::Incarnation;
-use crate::process::{self, Launch, OpenFiles, Parent, SpawnError, Spawned};
+use crate::process::{self, Launch, OpenFiles, Output, Parent, SpawnError, Spawned};
 
 /// Orders that may wait. The core waits beyond that, which bounds how many processes are in the making.
 const ORDERS: usize = 64;
@@ -23,6 +23,11 @@ pub struct Order {
     pub listeners: Vec<OwnedFd>,
     /// The instance's end of its link.
     pub link: OwnedFd,
+    /// What else it inherits, under these numbers.
+    pub extra: Vec<(RawFd, OwnedFd)>,
+    /// Where its stdout and stderr go.
+    pub out: Output,
+    pub err: Output,
     pub open_files: Option<OpenFiles>,
 }
 
@@ -49,16 +54,17 @@ pub fn start(outcomes: mpsc::Sender<Outcome>) -> std::io::Result<mpsc::Sender<Or
 
 fn make(order: Order) -> Outcome {
     let label = format!("{}:{}", order.spec.name, order.instance);
+    let command = &order.spec.command;
     let result = process::spawn(Launch {
-        program: &order.spec.command.program,
-        args: &order.spec.command.args,
         env: order.env,
-        cwd: &order.cwd,
         listeners: order.listeners.iter().map(AsFd::as_fd).collect(),
         link: Some(order.link),
+        extra: order.extra,
+        out: order.out,
+        err: order.err,
         open_files: order.open_files,
         parent: Parent::Keeper,
-        label: &label,
+        ..Launch::new(&command.program, &command.args, &order.cwd, &label)
     });
     Outcome { instance: order.instance, incarnation: order.incarnation, result }
 }
