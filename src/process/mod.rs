@@ -10,7 +10,9 @@
 //! dropped ends the child with status 125: an instance that nobody has recorded never runs.
 
 mod birth;
+mod bounds;
 mod go;
+mod identity;
 pub mod listen;
 mod pidfd;
 pub mod sealed;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::birth::{self, Born, Plan, Stillborn};
 use super::{Go, Pidfd, sealed};
+use crate::config::spec::Bounds;
 
 /// The most listeners that one instance may inherit.
 pub const MAX_LISTENERS: usize = 64;
@@ -49,7 +50,9 @@ pub struct Launch<'a> {
     /// Where its stdout and stderr go.
     pub out: Output,
     pub err: Output,
-    /// Its limit on open files; `None` leaves what the supervisor has.
+    /// As whom and within which bounds it runs; `None`: as we do, with umask 022.
+    pub bounds: Option<&'a Bounds>,
+    /// Its limit on open files, where its bounds name none; `None` leaves what the supervisor has.
     pub open_files: Option<OpenFiles>,
     /// Whose child it is.
     pub parent: Parent,
@@ -70,6 +73,7 @@ impl<'a> Launch<'a> {
             extra: Vec::new(),
             out: Output::Pipe,
             err: Output::Pipe,
+            bounds: None,
             open_files: None,
             parent: Parent::Caller,
             label,
@@ -187,6 +191,7 @@ pub(super) struct Settings {
     pub link: Option<RawFd>,
     /// The extra descriptors' numbers.
     pub extra: Vec<RawFd>,
+    pub bounds: Bounds,
     pub open_files: Option<OpenFiles>,
 }
 
@@ -279,6 +284,7 @@ fn seal(launch: &Launch<'_>, link: Option<RawFd>) -> Result<OwnedFd, SpawnError>
         listeners: launch.listeners.len() as u32,
         link,
         extra: launch.extra.iter().map(|(number, _)| *number).collect(),
+        bounds: launch.bounds.cloned().unwrap_or_default(),
         open_files: launch.open_files,
     };
     let bytes =

@@ -62,6 +62,7 @@ fn make(order: Order) -> Outcome {
         extra: order.extra,
         out: order.out,
         err: order.err,
+        bounds: Some(&order.spec.bounds),
         open_files: order.open_files,
         parent: Parent::Keeper,
         ..Launch::new(&command.program, &command.args, &order.cwd, &label)
