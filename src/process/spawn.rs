@@ -19,7 +19,8 @@ use nix::fcntl::{FcntlArg, OFlag};
 use serde::{Deserialize, Serialize};
 
 use super::birth::{self, Born, Plan, Stillborn};
-use super::{Go, Pidfd, sealed};
+use super::env_file::EnvFileError;
+use super::{Go, Group, Pidfd, sealed};
 use crate::config::spec::Bounds;
 
 /// The most listeners that one instance may inherit.
@@ -52,6 +53,8 @@ pub struct Launch<'a> {
     pub err: Output,
     /// As whom and within which bounds it runs; `None`: as we do, with umask 022.
     pub bounds: Option<&'a Bounds>,
+    /// The control group that it enters before anything else, and removes if it cannot.
+    pub group: Option<&'a Group>,
     /// Its limit on open files, where its bounds name none; `None` leaves what the supervisor has.
     pub open_files: Option<OpenFiles>,
     /// Whose child it is.
@@ -74,6 +77,7 @@ impl<'a> Launch<'a> {
             out: Output::Pipe,
             err: Output::Pipe,
             bounds: None,
+            group: None,
             open_files: None,
             parent: Parent::Caller,
             label,
@@ -151,6 +155,8 @@ pub enum SpawnError {
     TooManyListeners { label: String, count: usize },
     #[error("descriptor {number} of `{label}` is taken, or no number for a descriptor")]
     NumberTaken { label: String, number: RawFd },
+    #[error(transparent)]
+    Variables(#[from] EnvFileError),
     #[error("arguments and environment of `{label}` are too large")]
     TooLarge { label: String, source: CodecError },
     #[error("cannot prepare the start of `{label}`")]
@@ -164,6 +170,9 @@ pub enum SpawnError {
 impl SpawnError {
     /// What the operator can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
+        if let SpawnError::Variables(error) = self {
+            return error.hint();
+        }
         let (SpawnError::Prepare { source, .. } | SpawnError::Create { source, .. } | SpawnError::Child { source, .. }) =
             self
         else {
@@ -192,6 +201,7 @@ pub(super) struct Settings {
     /// The extra descriptors' numbers.
     pub extra: Vec<RawFd>,
     pub bounds: Bounds,
+    pub group: Option<Vec<u8>>,
     pub open_files: Option<OpenFiles>,
 }
 
@@ -285,6 +295,7 @@ fn seal(launch: &Launch<'_>, link: Option<RawFd>) -> Result<OwnedFd, SpawnError>
         link,
         extra: launch.extra.iter().map(|(number, _)| *number).collect(),
         bounds: launch.bounds.cloned().unwrap_or_default(),
+        group: launch.group.map(|group| group.path().as_os_str().as_bytes().to_vec()),
         open_files: launch.open_files,
     };
     let bytes =

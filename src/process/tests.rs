@@ -15,6 +15,7 @@ use super::*;
 use crate::config::spec::Bounds;
 
 mod bounds;
+mod groups;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -27,6 +28,7 @@ struct Shell<'a> {
     extra: Vec<(RawFd, OwnedFd)>,
     to: Output,
     bounds: Bounds,
+    group: Option<&'a Group>,
     open_files: Option<OpenFiles>,
     parent: Parent,
 }
@@ -40,6 +42,7 @@ fn shell(script: &str) -> Shell<'_> {
         extra: vec![],
         to: Output::Pipe,
         bounds: Bounds::default(),
+        group: None,
         open_files: None,
         parent: Parent::Caller,
     }
@@ -57,6 +60,7 @@ impl Shell<'_> {
             extra: self.extra,
             out: self.to,
             bounds: Some(&self.bounds),
+            group: self.group,
             open_files: self.open_files,
             parent: self.parent,
             ..Launch::new(Path::new("/bin/sh"), &args, Path::new("/"), "test/0")

@@ -34,6 +34,7 @@ impl Core {
             }
         };
         let env = self.environment(entry, &spec);
+        let own = self.own_variables(entry, &spec).into_iter().map(|(name, _)| name).collect();
         self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
         self.wire.attach(self.member(entry), ours).await;
         let order = Order {
@@ -42,6 +43,8 @@ impl Core {
             cwd: spec.cwd.clone(),
             spec,
             env,
+            own,
+            cgroups: self.cgroups.clone(),
             listeners,
             link: theirs,
             extra: Vec::new(),
@@ -65,7 +68,12 @@ impl Core {
         }
     }
 
-    pub(super) async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
+    pub(super) async fn spawned(&mut self, outcome: Outcome) {
+        let Outcome { instance: id, incarnation, result, warnings } = outcome;
+        if let Some(entry) = self.registry.instances.get(&id) {
+            let app = self.registry.app_of(entry).spec.name.clone();
+            warnings.into_iter().for_each(|warning| self.warn(format!("app `{app}`: {warning}")));
+        }
         let spawned = match result {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -150,8 +158,15 @@ impl Core {
         }
     }
 
-    /// The whole environment of an instance: its app's, and who it is.
+    /// The whole environment of an instance: its app's, and who it is. Without what its files of variables say.
     pub(super) fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+        let own = self.own_variables(entry, spec);
+        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
+        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+    }
+
+    /// Who an instance is, as variables.
+    fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
         let paths = self.log_paths(entry);
         let identity = Identity {
             id: entry.id,
@@ -163,9 +178,7 @@ impl Core {
             out_log: &paths.out,
             error_log: &paths.error,
         };
-        let own = variables::instance_variables(spec, &identity);
-        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
-        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+        variables::instance_variables(spec, &identity)
     }
 
     pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {
