@@ -16,7 +16,7 @@ use crate::keeper::client::Exit;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, State};
 use crate::logs::{self, Kind as Stream, StreamKey};
-use crate::process::{ExecFailure, Launching, Spawned};
+use crate::process::{ExecFailure, Launching, Output, Spawned};
 use crate::wire::Member;
 
 impl Core {
@@ -34,6 +34,7 @@ impl Core {
             }
         };
         let env = self.environment(entry, &spec);
+        let own = self.own_variables(entry, &spec).into_iter().map(|(name, _)| name).collect();
         self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
         self.wire.attach(self.member(entry), ours).await;
         let order = Order {
@@ -42,8 +43,13 @@ impl Core {
             cwd: spec.cwd.clone(),
             spec,
             env,
+            own,
+            cgroups: self.cgroups.clone(),
             listeners,
             link: theirs,
+            extra: Vec::new(),
+            out: Output::Pipe,
+            err: Output::Pipe,
             open_files: self.open_files,
         };
         self.waiting_orders.push_back(order);
@@ -62,7 +68,12 @@ impl Core {
         }
     }
 
-    pub(super) async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
+    pub(super) async fn spawned(&mut self, outcome: Outcome) {
+        let Outcome { instance: id, incarnation, result, warnings } = outcome;
+        if let Some(entry) = self.registry.instances.get(&id) {
+            let app = self.registry.app_of(entry).spec.name.clone();
+            warnings.into_iter().for_each(|warning| self.warn(format!("app `{app}`: {warning}")));
+        }
         let spawned = match result {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -73,13 +84,16 @@ impl Core {
         let Spawned { pid, pidfd, out, err, go } = spawned;
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
-        self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
-        self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
+        let out = out.map(|pipe| (Name::new(Kind::Out, id, incarnation.0), pipe));
+        let err = err.map(|pipe| (Name::new(Kind::Err, id, incarnation.0), pipe));
+        let pipes = [out, err].into_iter().flatten();
+        let pipes: Vec<_> = pipes.inspect(|(name, pipe)| self.store.keep(*name, pipe.as_fd())).collect();
         let inode = pidfd.inode().unwrap_or(0);
         entry.process = Process::Exists { pid, pidfd, released: false, executed: false };
         self.commit(id);
-        self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
-        self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
+        for (name, pipe) in pipes {
+            self.attach_log(name, pipe);
+        }
         if let Err(error) = self.sampler.add(id, pid) {
             tracing::debug!("instance {id} cannot be sampled: {error}");
         }
@@ -144,8 +158,15 @@ impl Core {
         }
     }
 
-    /// The whole environment of an instance: its app's, and who it is.
+    /// The whole environment of an instance: its app's, and who it is. Without what its files of variables say.
     pub(super) fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+        let own = self.own_variables(entry, spec);
+        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
+        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+    }
+
+    /// Who an instance is, as variables.
+    fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
         let paths = self.log_paths(entry);
         let identity = Identity {
             id: entry.id,
@@ -157,9 +178,7 @@ impl Core {
             out_log: &paths.out,
             error_log: &paths.error,
         };
-        let own = variables::instance_variables(spec, &identity);
-        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
-        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+        variables::instance_variables(spec, &identity)
     }
 
     pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {
