@@ -34,6 +34,13 @@ impl Core {
             }
         };
         let env = self.environment(entry, &spec);
+        let extra = match self.readiness_pipe(id, incarnation, &spec) {
+            Ok(extra) => extra,
+            Err(error) => {
+                return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
+            }
+        };
+        let entry = &self.registry.instances[&id];
         self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
         self.wire.attach(self.member(entry), ours).await;
         let order = Order {
@@ -44,7 +51,7 @@ impl Core {
             env,
             listeners,
             link: theirs,
-            extra: Vec::new(),
+            extra,
             out: Output::Pipe,
             err: Output::Pipe,
             open_files: self.open_files,
@@ -89,6 +96,7 @@ impl Core {
         if let Err(error) = self.sampler.add(id, pid) {
             tracing::debug!("instance {id} cannot be sampled: {error}");
         }
+        self.watch_health(id).await;
         if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid && is_same(stray, inode)) {
             let stray = self.strays.remove(at).expect("its place was just found");
             return self.ended(id, exit_of(stray.status)).await;
@@ -163,7 +171,8 @@ impl Core {
             out_log: &paths.out,
             error_log: &paths.error,
         };
-        let own = variables::instance_variables(spec, &identity);
+        let mut own = variables::instance_variables(spec, &identity);
+        own.extend(self.health_variables(spec));
         let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
         inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
     }
