@@ -149,6 +149,9 @@ fn own_variables(settings: &Settings) -> Vec<String> {
         variables.push(format!("LISTEN_PID={}", std::process::id()));
         variables.push(format!("LISTEN_FDNAMES={}", names.join(":")));
     }
+    if settings.env.iter().any(|(key, _)| key == "WATCHDOG_USEC") {
+        variables.push(format!("WATCHDOG_PID={}", std::process::id()));
+    }
     if let Some(number) = settings.link {
         variables.push(format!("{LINK_VARIABLE}={number}"));
     }

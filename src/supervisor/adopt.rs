@@ -26,7 +26,7 @@ use super::registry::{App, Entry, Process, Registry};
 use super::settings::Sections;
 use super::state::{Contents, State};
 use super::traffic::{self, Routes};
-use super::{control_server, foreground};
+use super::{control_server, foreground, health};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, Surroundings, home::Home};
 use crate::keeper::client::{Inheritance, KeeperLink};
@@ -68,6 +68,14 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         shutdown: shutdown.clone(),
     };
     let wire = Wire::start(surroundings, memories, &tasks);
+    let around = crate::health::Around {
+        store: store.clone(),
+        wire: wire.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let watching = health::start(&mut descriptors, node, home.path(), around);
+    let (watchers, health) = watching.context("instances cannot be given a socket to notify")?;
     let routes = Routes { relay: Arc::new(Relay::new(node)), bridge: None, front: None };
     let (routes, current) = watch::channel(routes);
     tasks.spawn(traffic::run(arrivals, current, wire.clone(), shutdown.clone()));
@@ -96,6 +104,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         globals: contents.globals,
         registry: Registry::default(),
         wire,
+        watchers,
         pump,
         orders,
         waiting_orders: VecDeque::new(),
@@ -112,13 +121,14 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         run_failed: false,
         stillborn: Vec::new(),
         control_file,
-        sources: Sources { keeper: keeper_socket, requests, outcomes, executions, logs, notices, looks },
+        sources: Sources { keeper: keeper_socket, requests, outcomes, executions, logs, notices, health, looks },
         tasks,
         shutdown,
     };
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;
+    core.adopt_health(&mut descriptors).await;
     let mut single = |kind| core::take_kinds(&mut descriptors, &[kind]).into_values().next_back();
     let (settings, front, status, run) =
         (single(Kind::Settings), single(Kind::Front), single(Kind::Status), single(Kind::Run));
@@ -128,6 +138,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     core.catch_up(exits).await;
+    core.watchers.senses.serve().await;
     core.first_orders(run).await;
     Ok(core)
 }

@@ -34,6 +34,13 @@ impl Core {
             }
         };
         let env = self.environment(entry, &spec);
+        let extra = match self.readiness_pipe(id, incarnation, &spec) {
+            Ok(extra) => extra,
+            Err(error) => {
+                return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
+            }
+        };
+        let entry = &self.registry.instances[&id];
         let own = self.own_variables(entry, &spec).into_iter().map(|(name, _)| name).collect();
         self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
         self.wire.attach(self.member(entry), ours).await;
@@ -47,7 +54,7 @@ impl Core {
             cgroups: self.cgroups.clone(),
             listeners,
             link: theirs,
-            extra: Vec::new(),
+            extra,
             out: Output::Pipe,
             err: Output::Pipe,
             open_files: self.open_files,
@@ -97,6 +104,7 @@ impl Core {
         if let Err(error) = self.sampler.add(id, pid) {
             tracing::debug!("instance {id} cannot be sampled: {error}");
         }
+        self.watch_health(id).await;
         if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid && is_same(stray, inode)) {
             let stray = self.strays.remove(at).expect("its place was just found");
             return self.ended(id, exit_of(stray.status)).await;
@@ -178,7 +186,9 @@ impl Core {
             out_log: &paths.out,
             error_log: &paths.error,
         };
-        variables::instance_variables(spec, &identity)
+        let mut own = variables::instance_variables(spec, &identity);
+        own.extend(self.health_variables(spec));
+        own
     }
 
     pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {

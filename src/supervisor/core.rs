@@ -28,7 +28,7 @@ use super::settings::Sections;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
-use super::{clock, foreground, spawner};
+use super::{clock, foreground, health, spawner};
 use crate::config::home::Home;
 use crate::keeper::client::{Exit as KeeperExit, FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
@@ -57,6 +57,7 @@ pub enum Event {
     },
     Log(LogEvent),
     Wire(Notice),
+    Health(health::News),
     Look(oneshot::Sender<Snapshot>),
     /// The nearest deadline of an instance has come.
     Deadline,
@@ -71,6 +72,7 @@ pub struct Sources {
     pub executions: mpsc::Receiver<(u32, Incarnation, Result<(), ExecFailure>)>,
     pub logs: mpsc::Receiver<LogEvent>,
     pub notices: mpsc::Receiver<Notice>,
+    pub health: health::Sources,
     pub looks: mpsc::Receiver<oneshot::Sender<Snapshot>>,
 }
 
@@ -93,6 +95,7 @@ pub struct Core {
     pub globals: Globals,
     pub registry: Registry,
     pub wire: Wire,
+    pub watchers: health::Watchers,
     pub pump: Pump,
     pub orders: mpsc::Sender<Order>,
     /// Orders that the spawning thread has no room for yet: one for each instance at most.
@@ -151,6 +154,7 @@ impl Core {
             Some(request) = sources.requests.recv() => Event::Request(request),
             Some(event) = sources.logs.recv() => Event::Log(event),
             Some(notice) = sources.notices.recv() => Event::Wire(notice),
+            news = sources.health.next() => Event::Health(news),
             Some(look) = sources.looks.recv() => Event::Look(look),
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
             _ = beat.tick() => Event::Beat,
@@ -178,6 +182,7 @@ impl Core {
             Event::Wire(Notice::Ready { instance, incarnation }) => {
                 self.live(instance, Life::Ready(Incarnation(incarnation))).await;
             }
+            Event::Health(news) => self.health_news(news).await,
             Event::Look(reply) => {
                 let snapshot = self.snapshot(false).await;
                 self.remember(&snapshot);
@@ -210,6 +215,7 @@ impl Core {
             entry.started_at_ms = clock::wall_ms();
         }
         self.commit(id);
+        self.health_moved(id, &before).await;
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
             // Its end is what is awaited; what it is told is the same as before a signal.

@@ -1,7 +1,7 @@
 //! The shell that runs it all: takes an event, asks the rules, does what they say.
 //!
 //! [`core`] owns the registry and every child; [`births`] and [`deaths`] do what the lifecycle says; [`adopt`] rebuilds it from what a predecessor left; [`requests`]
-//! carries out what the CLI asks; [`traffic`] moves messages between wire, bridge and front; [`spawner`] and
+//! carries out what the CLI asks; [`health`] hears how instances are and what restarts them; [`traffic`] moves messages between wire, bridge and front; [`spawner`] and
 //! [`control_server`] do what blocks or waits.
 //!
 //! Invariants
@@ -16,6 +16,7 @@ mod control_server;
 mod core;
 mod deaths;
 mod foreground;
+mod health;
 mod registry;
 mod requests;
 mod settings;

@@ -173,6 +173,7 @@ impl Core {
             }
         }
         self.fit(id, wanted).await?;
+        self.watch_triggers(id).await;
         let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
         let mut goals = Vec::new();
         for instance in ids.into_iter().filter(|_| autostart) {
@@ -277,6 +278,7 @@ impl Core {
             self.wire.forget(*id).await;
             if self.registry.instances_of(*app).next().is_none() {
                 self.forget_app(*app);
+                self.watchers.triggers.forget(*app).await;
             }
         }
         if !ids.is_empty() {
