@@ -7,7 +7,7 @@ fn globals() -> Globals {
 }
 
 fn app(id: u32) -> AppRecord {
-    AppRecord { id, revision: 2 }
+    AppRecord { id, revision: 2, ..AppRecord::default() }
 }
 
 fn instance(id: u32) -> InstanceRecord {
