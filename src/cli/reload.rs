@@ -51,12 +51,7 @@ fn from_file(file: &Path) -> Result<(Vec<String>, Vec<AppSpec>), CliError> {
 }
 
 /// Asks for something that deploys, shows how far it is, and says how it ended.
-pub fn follow(
-    client: &Client,
-    request: &Request,
-    before: Option<&Snapshot>,
-    out: &mut Output,
-) -> Result<(), CliError> {
+pub fn follow(client: &Client, request: &Request, before: Option<&Snapshot>, out: &mut Output) -> Result<(), CliError> {
     let mut progress = Progress::new(before);
     let answer = thread::scope(|scope| {
         let (sender, receiver) = channel();

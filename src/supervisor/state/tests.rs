@@ -24,6 +24,8 @@ fn instance(id: u32) -> InstanceRecord {
         revision: 10,
         doomed: true,
         number: 41,
+        role: 1,
+        alone: true,
     }
 }
 
