@@ -6,6 +6,7 @@
 pub mod bridge;
 pub mod cli;
 pub mod config;
+pub mod deployment;
 pub mod front;
 pub mod health;
 pub mod keeper;

@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub supervisor: SupervisorView,
     pub instances: Vec<InstanceView>,
     pub herds: Vec<HerdView>,
+    /// The last deployment of each app that had one.
+    pub deployments: Vec<DeploymentView>,
     pub bridge: Option<BridgeView>,
     pub front: Option<FrontView>,
     pub host: HostView,
@@ -179,6 +181,37 @@ pub struct ChannelView {
     pub rate: f64,
     pub bridged: bool,
     pub shown: bool,
+}
+
+/// How a new release takes over, or took over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentView {
+    pub app: String,
+    pub phase: DeploymentPhase,
+    /// Counts the releases of the app.
+    pub revision: u32,
+    /// Instances that are as they will be, and how many there will be.
+    pub replaced: u32,
+    pub wanted: u32,
+    /// New ones beside their predecessors, and predecessors that finish what they have begun.
+    pub starting: u32,
+    pub draining: u32,
+    /// The number of the instance that failed first.
+    pub failed: Option<u32>,
+    /// What went wrong first, as a sentence.
+    pub reason: Option<String>,
+}
+
+/// How far a deployment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeploymentPhase {
+    Replacing,
+    TakingBack,
+    /// All is replaced; crashes still take it back.
+    Probation,
+    Done,
+    Failed,
 }
 
 /// The bridge to other hosts.

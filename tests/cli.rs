@@ -126,7 +126,7 @@ fn snapshot(instances: Vec<InstanceView>) -> Snapshot {
         notifications_ignored: 0,
     };
     let host = HostView { name: "h".into(), cpus: 1, load_1m: 0.0, memory_total_bytes: 0, memory_used_bytes: 0 };
-    Snapshot { supervisor, instances, herds: Vec::new(), bridge: None, front: None, host }
+    Snapshot { supervisor, instances, herds: Vec::new(), bridge: None, front: None, deployments: Vec::new(), host }
 }
 
 fn instance(app: &str, log: &Path) -> InstanceView {

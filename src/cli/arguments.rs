@@ -73,6 +73,9 @@ pub enum Verb {
         #[arg(required = true)]
         select: Vec<String>,
     },
+    /// Replace instances by new ones, each only once its successor is ready
+    #[command(after_help = RELOAD_HELP)]
+    Reload(ReloadArguments),
     /// Stop instances and take them off the list
     #[command(visible_alias = "del")]
     Delete {
@@ -89,6 +92,12 @@ pub enum Verb {
         json: bool,
     },
 }
+
+const RELOAD_HELP: &str = "\
+The first new instance is tried alone; when it stays ready for `min_ready` its predecessor finishes what it has begun and
+goes, and the others follow. One that fails ends the reload: the old instances serve on.
+
+Exit codes: 0 all is replaced, 2 it cannot work and nothing was touched, 3 it failed and was taken back.";
 
 const RUN_HELP: &str = "\
 Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed
@@ -164,6 +173,19 @@ impl StartOptions {
 }
 
 #[derive(Debug, Args)]
+pub struct ReloadArguments {
+    /// Names, ids (each stands for its app), `all`, or a herdwire.toml whose apps get what it says
+    #[arg(required = true)]
+    pub targets: Vec<String>,
+    /// Instances that are replaced at once, after the first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub parallel: Option<u32>,
+    /// Keep what was replaced when a later one fails
+    #[arg(long)]
+    pub no_rollback: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct LogsOptions {
     /// Names, ids, or `all` [default: all]
     pub select: Vec<String>,
@@ -227,7 +249,7 @@ mod tests {
         for verb in ["list", "ls", "l", "ps", "status", "jlist", "kill", "ping", "logs", "log"] {
             assert!(Arguments::try_parse_from(["herdwire", verb]).is_ok(), "{verb}");
         }
-        for verb in ["describe", "desc", "info", "show", "stop", "restart", "delete", "del"] {
+        for verb in ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del"] {
             assert!(Arguments::try_parse_from(["herdwire", verb, "0", "web"]).is_ok(), "{verb}");
             assert_eq!(Arguments::try_parse_from(["herdwire", verb]).unwrap_err().exit_code(), 2);
         }

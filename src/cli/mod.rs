@@ -3,7 +3,8 @@
 //! Asks the supervisor over its control socket and prints what it answers; keeps no state of its own. One file for
 //! each group of verbs.
 //!
-//! Exit codes: 0 done, 1 refused or failed (an `error:` line says why), 2 the command line itself is wrong.
+//! Exit codes: 0 done, 1 refused or failed (an `error:` line says why), 2 the command line itself is wrong or a reload
+//! was refused before it touched anything, 3 a reload has failed.
 
 mod arguments;
 mod client;
@@ -16,6 +17,7 @@ mod list;
 mod logs;
 mod manage;
 mod output;
+mod reload;
 mod run;
 mod select;
 mod start;
@@ -81,6 +83,7 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Logs(options) => logs::logs(&client, &options, out)?,
         Verb::Stop { select } => manage::stop(&client, &select, out)?,
         Verb::Restart { select } => manage::restart(&client, &select, out)?,
+        Verb::Reload(arguments) => reload::reload(&client, &arguments, out)?,
         Verb::Delete { select } => manage::delete(&client, &select, out)?,
         Verb::Kill => manage::kill(&client, out)?,
         Verb::Ping { json } => manage::ping(&client, json, out)?,

@@ -83,6 +83,7 @@ pub fn snapshot() -> Snapshot {
         },
         instances: vec![first, second, third],
         herds: Vec::new(),
+        deployments: Vec::new(),
         bridge: None,
         front: None,
         host: HostView { name: "host".to_owned(), cpus: 2, load_1m: 0.0, memory_total_bytes: 0, memory_used_bytes: 0 },

@@ -213,6 +213,11 @@ impl Instance {
         }
     }
 
+    /// An instance that takes this one's place: it has not run, and its counters go on from this one's.
+    pub fn successor(&self) -> Instance {
+        Instance { incarnation: self.incarnation, restarts: self.restarts, ..Instance::new() }
+    }
+
     pub fn state(&self) -> State {
         self.state
     }

@@ -26,6 +26,7 @@ pub fn empty() -> Snapshot {
         },
         instances: Vec::new(),
         herds: Vec::new(),
+        deployments: Vec::new(),
         bridge: None,
         front: None,
         host: HostView {

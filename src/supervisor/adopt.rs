@@ -4,7 +4,7 @@
 //! Order matters: everything is adopted before the first exit is acted on, or the last lines of the dead would have
 //! no file; and nothing is started before the listening sockets and the wire stand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -22,13 +22,14 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Request;
 use super::core::{self, Core, Sources};
-use super::registry::{App, Entry, Process, Registry};
+use super::registry::{App, Entry, Process, Registry, Release, Role};
 use super::settings::Sections;
 use super::state::{Contents, State};
 use super::traffic::{self, Routes};
 use super::{control_server, foreground, health};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, Surroundings, home::Home};
+use crate::deployment::Deployment;
 use crate::keeper::client::{Inheritance, KeeperLink};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
@@ -115,6 +116,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         remembered: None,
         warnings: Vec::new(),
         pending: Vec::new(),
+        awaited: Vec::new(),
         strays: VecDeque::new(),
         unsure: Vec::new(),
         run: None,
@@ -203,33 +205,61 @@ fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store:
 impl Core {
     fn adopt_apps(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) -> anyhow::Result<()> {
         for record in &contents.apps {
-            let Some(memory) = descriptors.remove(&Name::new(Kind::Spec, record.id, record.revision)) else {
+            let deployment = Deployment::from_record(&record.deployment);
+            let mut others: BTreeSet<u32> =
+                contents.instances.iter().filter(|one| one.app == record.id).map(|one| one.revision).collect();
+            others.extend(deployment.iter().flat_map(|one| [one.old_revision(), one.new_revision()]));
+            others.remove(&record.revision);
+            let Some(current) = self.adopt_release(record.id, record.revision, descriptors)? else {
                 tracing::error!("app {} has lost its spec and is given up", record.id);
                 continue;
             };
-            let spec: AppSpec = codec::decode(&sealed::read(memory.as_fd())?)
-                .with_context(|| format!("the spec of app {} cannot be read", record.id))?;
-            let mut listeners = Vec::with_capacity(spec.listen.len());
-            for (part, address) in spec.listen.iter().enumerate() {
-                let name = Name::part(Kind::Listener, record.id, part as u16, record.revision);
-                let socket = match descriptors.remove(&name) {
-                    Some(socket) => Ok(socket),
-                    // The store was full when it was bound.
-                    None => listen::bind(address),
-                };
-                match socket {
-                    Ok(socket) => listeners.push(socket),
-                    Err(error) => {
-                        self.warn(format!("app `{}` runs without its listeners: {error}", spec.name));
-                        listeners.clear();
-                        break;
-                    }
-                }
+            let mut app = App {
+                id: record.id,
+                revision: record.revision,
+                spec: current.spec,
+                listeners: current.listeners,
+                others: Vec::new(),
+                newest: record.newest.max(record.revision),
+                base: record.base,
+                deployment,
+            };
+            for revision in others {
+                app.others.extend(self.adopt_release(record.id, revision, descriptors)?);
             }
-            let app = App { id: record.id, revision: record.revision, listeners, spec: Arc::new(spec) };
             self.registry.apps.insert(app.id, app);
         }
         Ok(())
+    }
+
+    /// One release of an app, if it is in the store.
+    fn adopt_release(
+        &mut self,
+        app: u32,
+        revision: u32,
+        descriptors: &mut BTreeMap<Name, OwnedFd>,
+    ) -> anyhow::Result<Option<Release>> {
+        let Some(memory) = descriptors.remove(&Name::new(Kind::Spec, app, revision)) else { return Ok(None) };
+        let spec: AppSpec = codec::decode(&sealed::read(memory.as_fd())?)
+            .with_context(|| format!("the spec of app {app} cannot be read"))?;
+        let mut listeners = Vec::with_capacity(spec.listen.len());
+        for (part, address) in spec.listen.iter().enumerate() {
+            let name = Name::part(Kind::Listener, app, part as u16, revision);
+            let socket = match descriptors.remove(&name) {
+                Some(socket) => Ok(socket),
+                // The store was full when it was bound.
+                None => listen::bind(address),
+            };
+            match socket {
+                Ok(socket) => listeners.push(socket),
+                Err(error) => {
+                    self.warn(format!("app `{}` runs without its listeners: {error}", spec.name));
+                    listeners.clear();
+                    break;
+                }
+            }
+        }
+        Ok(Some(Release { revision, spec: Arc::new(spec), listeners }))
     }
 
     async fn adopt_instances(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) {
@@ -263,6 +293,9 @@ impl Core {
                 started_at_ms: record.started_at_ms,
                 failure: None,
                 doomed: record.doomed,
+                role: Role::from_number(record.role),
+                revision: record.revision,
+                alone: record.alone,
             };
             self.registry.instances.insert(entry.id, entry);
         }
@@ -328,10 +361,15 @@ impl Core {
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
                 // The signal may not have been sent. Twice does no harm.
                 (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
-                    let signal = self.registry.app_of(entry).spec.rules.kill_signal;
+                    let signal = self.registry.spec_of(entry).rules.kill_signal;
                     if let Err(error) = pidfd.signal_group(signal) {
                         tracing::debug!("instance {id} cannot be signalled: {error}");
                     }
+                }
+                // Nor may it have been told to finish.
+                (Process::Exists { .. }, LifeState::Draining { .. }) => {
+                    let signal = self.registry.spec_of(entry).rules.kill_signal;
+                    self.drain(id, incarnation, signal).await;
                 }
                 _ => {}
             }
@@ -340,6 +378,7 @@ impl Core {
             self.end_all().await;
         } else {
             self.resume_starts().await;
+            self.mend_deployments().await;
         }
         self.settle().await;
     }

@@ -22,9 +22,9 @@ use crate::wire::Member;
 impl Core {
     pub(super) async fn spawn(&mut self, id: u32, incarnation: Incarnation, spec: Arc<AppSpec>) {
         let entry = &self.registry.instances[&id];
-        let app = &self.registry.apps[&entry.app];
         let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
-            let listeners = app.listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
+            let listeners = self.registry.listeners_of(entry).iter();
+            let listeners = listeners.map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
             Ok((ours, theirs, listeners))
         });
         let (ours, theirs, listeners) = match prepared {
@@ -147,15 +147,14 @@ impl Core {
         };
         let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
         if let Some(output) = &self.foreground {
-            let label = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
-            output.follow(path.clone(), kind, label);
+            output.follow(path.clone(), kind, self.registry.label(entry));
         }
         self.pump.attach(key, pipe, &path);
     }
 
     /// An instance as the wire knows it.
     pub(super) fn member(&self, entry: &Entry) -> Member {
-        let spec = &self.registry.app_of(entry).spec;
+        let spec = self.registry.spec_of(entry);
         Member {
             instance: entry.id,
             incarnation: entry.life.incarnation().0,
@@ -177,7 +176,8 @@ impl Core {
     fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
         let paths = self.log_paths(entry);
         let identity = Identity {
-            id: entry.id,
+            id: entry.number,
+            instance: entry.id,
             index: entry.index,
             incarnation: entry.life.incarnation().0,
             restarts: entry.life.restarts(),
@@ -192,9 +192,8 @@ impl Core {
     }
 
     pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {
-        let spec = &self.registry.apps[&entry.app].spec;
-        let id = (spec.instances > 1).then_some(entry.id);
-        logs::paths(self.home.path(), &spec.name, id)
+        let number = (!entry.alone).then_some(entry.number);
+        logs::paths(self.home.path(), &self.registry.app_of(entry).spec.name, number)
     }
 
     pub(super) async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {

@@ -22,7 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Response;
 use super::control_server::Asked;
-use super::registry::{App, Entry, Process, Registry};
+use super::deploys::Awaited;
+use super::registry::{App, Entry, Process, Registry, Role};
 use super::requests::Pending;
 use super::settings::Sections;
 use super::spawner::{Order, Outcome};
@@ -30,10 +31,11 @@ use super::state::{self, Globals};
 use super::traffic::Routes;
 use super::{clock, foreground, health, spawner};
 use crate::config::home::Home;
+use crate::config::spec::Rules;
 use crate::keeper::client::{Exit as KeeperExit, FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Action, Event as Life, Exit, Incarnation};
+use crate::lifecycle::{Action, Event as Life, Exit, Incarnation, State as LifeState};
 use crate::logs::{Event as LogEvent, Kind as Stream, Pump};
 use crate::process::{Cgroups, ExecFailure, OpenFiles};
 use crate::relay::NodeId;
@@ -109,6 +111,8 @@ pub struct Core {
     pub remembered: Option<Instant>,
     pub warnings: Vec<String>,
     pub pending: Vec<Pending>,
+    /// Requests that wait for deployments.
+    pub awaited: Vec<Awaited>,
     pub strays: VecDeque<KeeperExit>,
     /// Adopted while launching: whether they were let go is not known yet.
     pub unsure: Vec<(u32, Incarnation)>,
@@ -142,7 +146,8 @@ impl Core {
     }
 
     async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {
-        let deadline = self.registry.instances.values().filter_map(|entry| entry.life.deadline()).min();
+        let deadlines = self.registry.instances.values().filter_map(|entry| entry.life.deadline());
+        let deadline = deadlines.chain(self.deployments_due()).min();
         let wait = deadline.map(|at| at.since(clock::now()));
         let sources = &mut self.sources;
         Ok(tokio::select! {
@@ -204,22 +209,35 @@ impl Core {
     /// Gives an instance one event: asks the rules, commits what they decided, does it.
     pub async fn live(&mut self, id: u32, event: Life) {
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
-        let spec = Arc::clone(&self.registry.apps[&entry.app].spec);
+        let runs = matches!(entry.life.state(), LifeState::Online { .. } | LifeState::Launching { .. });
+        let revision = entry.revision;
+        if event == Life::Restart || (event == Life::Start && !runs) {
+            // By hand: with what its app is now.
+            entry.revision = self.registry.apps[&entry.app].revision;
+        }
+        let is_candidate = entry.role == Role::Candidate;
+        let spec = Arc::clone(self.registry.spec_of(&self.registry.instances[&id]));
+        let entry = self.registry.instances.get_mut(&id).expect("it was just there");
         let before = entry.life;
-        let action = entry.life.handle(event, &spec.rules, clock::now());
-        if entry.life == before {
+        let action = match is_candidate {
+            // It has one try: what follows is its deployment's to decide.
+            true => entry.life.handle(event, &Rules { autorestart: false, ..spec.rules.clone() }, clock::now()),
+            false => entry.life.handle(event, &spec.rules, clock::now()),
+        };
+        if entry.life == before && entry.revision == revision {
             return;
         }
         if let Some(Action::Spawn(_)) = action {
             entry.process = Process::Making;
             entry.started_at_ms = clock::wall_ms();
+            entry.alone = spec.instances == 1;
         }
         self.commit(id);
         self.health_moved(id, &before).await;
+        self.heed_crash(id, event, before.state());
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
-            // Its end is what is awaited; what it is told is the same as before a signal.
-            Some(Action::Drain(incarnation)) => self.wire.announce_shutdown(id, incarnation.0).await,
+            Some(Action::Drain(incarnation)) => self.drain(id, incarnation, spec.rules.kill_signal).await,
             Some(Action::Signal(incarnation)) => self.signal(id, incarnation, spec.rules.kill_signal).await,
             Some(Action::Kill(_)) => self.kill(id),
             None => {}
@@ -228,8 +246,7 @@ impl Core {
 
     pub fn commit(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get(&id) else { return };
-        let record = entry.record(self.registry.apps[&entry.app].revision);
-        if let Err(error) = self.state.commit_instance(&record) {
+        if let Err(error) = self.state.commit_instance(&entry.record()) {
             tracing::error!("the state of instance {id} is not committed: {error}");
         }
     }

@@ -89,6 +89,14 @@ impl Core {
         });
     }
 
+    /// Tells an instance to finish what it has begun. One that does not listen on its link is asked by its signal at
+    /// once: it would never learn of it, and whoever shuts down in good order does so on the signal.
+    pub(super) async fn drain(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
+        if !self.wire.announce_drain(id, incarnation.0).await {
+            self.signal(id, incarnation, signal).await;
+        }
+    }
+
     /// Whether the keeper has a child that is no instance: what outlives its parents comes to it. A sweep walks all of
     /// procfs, so it is not done for nothing.
     fn has_orphans(&self) -> bool {
@@ -113,7 +121,7 @@ impl Core {
             let marks = [
                 format!("HERDWIRE_HOME={}", self.home.path().display()),
                 format!("HERDWIRE_NODE={}", self.node),
-                format!("HERDWIRE_ID={id}"),
+                format!("HERDWIRE_INSTANCE={id}"),
                 format!("HERDWIRE_INCARNATION={incarnation}"),
             ];
             match pidfd.try_clone() {
@@ -162,8 +170,8 @@ impl Core {
                 exit => exit,
             };
         }
-        let name = &self.registry.apps[&entry.app].spec.name;
-        tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
+        let label = self.registry.label(&self.registry.instances[&id]);
+        tracing::info!("{label} (incarnation {}) ended: {}", incarnation.0, describe(exit));
         self.end_leftovers(id);
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");
         entry.process = Process::None;

@@ -1,7 +1,9 @@
 //! The shell that runs it all: takes an event, asks the rules, does what they say.
 //!
-//! [`core`] owns the registry and every child; [`births`] and [`deaths`] do what the lifecycle says; [`adopt`] rebuilds it from what a predecessor left; [`requests`]
-//! carries out what the CLI asks; [`health`] hears how instances are and what restarts them; [`traffic`] moves messages between wire, bridge and front; [`spawner`] and
+//! [`core`] owns the registry and every child; [`births`] and [`deaths`] do what the lifecycle says, [`deploys`] what a
+//! deployment says; [`adopt`] rebuilds it from what a predecessor left; [`requests`] carries out what the CLI asks;
+//! [`health`] hears how instances are and what restarts them; [`traffic`] moves messages between wire, bridge and front;
+//! [`spawner`] and
 //! [`control_server`] do what blocks or waits.
 //!
 //! Invariants
@@ -15,8 +17,10 @@ pub mod control;
 mod control_server;
 mod core;
 mod deaths;
+mod deploys;
 mod foreground;
 mod health;
+mod preflight;
 mod registry;
 mod requests;
 mod settings;

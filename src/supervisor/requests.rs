@@ -3,6 +3,7 @@
 //! A start answers when every instance is online, or with the first reason why one is not. Nothing that runs is
 //! touched by a request that is refused.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::deaths::describe;
-use super::registry::{App, Entry, Process};
+use super::registry::{App, Entry, Process, Release, Role};
 use crate::config::spec::{AppSpec, Settings};
+use crate::deployment::Deployment;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Trouble};
 use crate::process::{listen, sealed};
@@ -58,8 +60,8 @@ impl Core {
             Request::Restart { select } => return self.change(&select, Life::Restart, reply).await,
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
+            Request::Reload { select, apps, options } => return self.reload(&select, apps, options, reply).await,
             Request::Upgrade { .. }
-            | Request::Reload { .. }
             | Request::Scale { .. }
             | Request::Apply { .. }
             | Request::ReopenLogs { .. }
@@ -117,7 +119,7 @@ impl Core {
         refused.map_or(Ok(goals), Err)
     }
 
-    fn bind(&self, spec: &AppSpec) -> Result<Vec<OwnedFd>, Failure> {
+    pub(super) fn bind(&self, spec: &AppSpec) -> Result<Vec<OwnedFd>, Failure> {
         let known = self.registry.app_named(&spec.name);
         let mut sockets = Vec::with_capacity(spec.listen.len());
         for address in &spec.listen {
@@ -143,34 +145,19 @@ impl Core {
     }
 
     async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
-        let known = self.registry.app_named(&spec.name).map(|app| (app.id, app.revision));
-        let (id, revision) = known.map_or((self.globals.next_app, 1), |(id, revision)| (id, revision + 1));
-        let bytes = herdwire_ipc::codec::encode(&spec)
-            .map_err(|error| Failure::new(format!("app `{}` is too large to be kept", spec.name)).cause(error))?;
-        let memory = sealed::create(&format!("herdwire-spec-{id}-{revision}"), &bytes)
-            .map_err(|error| Failure::new(format!("app `{}` cannot be kept", spec.name)).cause(error))?;
-        self.store.keep(Name::new(Kind::Spec, id, revision), memory.as_fd());
-        for (part, listener) in listeners.iter().enumerate() {
-            self.store.keep(Name::part(Kind::Listener, id, part as u16, revision), listener.as_fd());
-        }
-        if known.is_none() {
-            self.globals.next_app += 1;
-            self.commit_globals();
-        }
-        let wanted = spec.instances;
-        let autostart = spec.autostart;
-        let old_listeners = self.registry.apps.get(&id).map_or(0, |app| app.listeners.len());
-        let app = App { id, revision, spec: Arc::new(spec), listeners };
-        if let Err(error) = self.state.commit_app(&app.record()) {
-            self.forget_stored(&app);
-            return Err(Failure::new("no more apps can be kept").cause(error));
-        }
-        self.registry.apps.insert(id, app);
-        if let Some((_, before)) = known {
-            self.store.forget(Name::new(Kind::Spec, id, before));
-            for part in 0..old_listeners {
-                self.store.forget(Name::part(Kind::Listener, id, part as u16, before));
+        let (wanted, autostart) = (spec.instances, spec.autostart);
+        let id = match self.registry.app_named(&spec.name).map(|app| app.id) {
+            Some(id) => {
+                self.abort_deployment(id, "start").await;
+                self.renew(id, spec, listeners, None)?;
+                id
             }
+            None => self.add_app(spec, listeners)?,
+        };
+        if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
+            // Should this supervisor die in between, its successor restarts the rest.
+            app.base = app.revision;
+            self.commit_app(id);
         }
         self.fit(id, wanted).await?;
         self.watch_triggers(id).await;
@@ -183,9 +170,93 @@ impl Core {
         Ok(goals)
     }
 
-    /// Adds or removes instances until there are as many as wanted.
+    fn add_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
+        let id = self.globals.next_app;
+        self.globals.next_app += 1;
+        self.commit_globals();
+        let release = Release { revision: 1, spec: Arc::new(spec), listeners };
+        self.keep_release(id, &release)?;
+        let Release { revision, spec, listeners } = release;
+        let app =
+            App { id, revision, spec, listeners, others: Vec::new(), newest: revision, base: 0, deployment: None };
+        if let Err(error) = self.state.commit_app(&app.record()) {
+            self.forget_release(id, revision, app.listeners.len());
+            return Err(Failure::new("no more apps can be kept").cause(error));
+        }
+        self.registry.apps.insert(id, app);
+        Ok(id)
+    }
+
+    /// Puts a new release of an app in force, and with it a deployment if there is to be one. Instances run on as they
+    /// are.
+    pub(super) fn renew(
+        &mut self,
+        id: u32,
+        spec: AppSpec,
+        listeners: Vec<OwnedFd>,
+        deployment: Option<Deployment>,
+    ) -> Result<(), Failure> {
+        let revision = self.registry.apps[&id].newest + 1;
+        let release = Release { revision, spec: Arc::new(spec), listeners };
+        self.keep_release(id, &release)?;
+        let app = self.registry.apps.get_mut(&id).expect("whoever renews it has looked it up");
+        app.put_in_force(release);
+        app.deployment = deployment;
+        self.commit_app(id);
+        Ok(())
+    }
+
+    pub(super) fn commit_app(&mut self, id: u32) {
+        let Some(app) = self.registry.apps.get(&id) else { return };
+        if let Err(error) = self.state.commit_app(&app.record()) {
+            tracing::error!("the state of app {id} is not committed: {error}");
+        }
+    }
+
+    fn keep_release(&self, app: u32, release: &Release) -> Result<(), Failure> {
+        let Release { revision, spec, listeners } = release;
+        let bytes = herdwire_ipc::codec::encode(&**spec)
+            .map_err(|error| Failure::new(format!("app `{}` is too large to be kept", spec.name)).cause(error))?;
+        let memory = sealed::create(&format!("herdwire-spec-{app}-{revision}"), &bytes)
+            .map_err(|error| Failure::new(format!("app `{}` cannot be kept", spec.name)).cause(error))?;
+        self.store.keep(Name::new(Kind::Spec, app, *revision), memory.as_fd());
+        for (part, listener) in listeners.iter().enumerate() {
+            self.store.keep(Name::part(Kind::Listener, app, part as u16, *revision), listener.as_fd());
+        }
+        Ok(())
+    }
+
+    fn forget_release(&self, app: u32, revision: u32, listeners: usize) {
+        self.store.forget(Name::new(Kind::Spec, app, revision));
+        for part in 0..listeners {
+            self.store.forget(Name::part(Kind::Listener, app, part as u16, revision));
+        }
+    }
+
+    /// Lets go of releases that no instance runs and no deployment may go back to.
+    pub(super) fn forget_unneeded_releases(&mut self) {
+        let mut unneeded = Vec::new();
+        for app in self.registry.apps.values().filter(|app| !app.others.is_empty()) {
+            let is_needed = |revision: u32| {
+                let deployed = app.deployment.as_ref().is_some_and(|deployment| deployment.may_need(revision));
+                deployed || self.registry.instances_of(app.id).any(|entry| entry.revision == revision)
+            };
+            let others = app.others.iter().map(|release| release.revision);
+            unneeded.extend(others.filter(|revision| !is_needed(*revision)).map(|revision| (app.id, revision)));
+        }
+        for (id, revision) in unneeded {
+            let app = self.registry.apps.get_mut(&id).expect("it was just there");
+            let Some(release) = app.remove_release(revision) else { continue };
+            app.unlink_unused(&release);
+            self.forget_release(id, revision, release.listeners.len());
+        }
+    }
+
+    /// Adds or removes instances until there are as many as wanted; the highest indices go first.
     async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
-        let ids: Vec<u32> = self.registry.staying(app).map(|entry| entry.id).collect();
+        let mut ids: Vec<(u32, u32)> = self.registry.staying(app).map(|entry| (entry.index, entry.id)).collect();
+        ids.sort_unstable();
+        let ids: Vec<u32> = ids.into_iter().map(|(_, id)| id).collect();
         for id in ids.iter().skip(wanted as usize) {
             self.live(*id, Life::Stop).await;
             self.doom(*id).await;
@@ -195,6 +266,8 @@ impl Core {
             let id = self.globals.next_instance;
             self.globals.next_instance += 1;
             self.commit_globals();
+            let of = &self.registry.apps[&app];
+            let (revision, alone) = (of.revision, of.spec.instances == 1);
             let entry = Entry {
                 id,
                 number: id,
@@ -206,10 +279,12 @@ impl Core {
                 started_at_ms: 0,
                 failure: None,
                 doomed: false,
+                role: Role::Member,
+                revision,
+                alone,
             };
-            let record = entry.record(self.registry.apps[&app].revision);
             self.state
-                .commit_instance(&record)
+                .commit_instance(&entry.record())
                 .map_err(|error| Failure::new("no more instances can be kept").cause(error))?;
             self.registry.instances.insert(entry.id, entry);
         }
@@ -224,7 +299,13 @@ impl Core {
             // Whoever asked may have gone meanwhile.
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
         };
+        if event != Life::Start {
+            self.abort_deployments_of(&ids, if event == Life::Stop { "stop" } else { "restart" }).await;
+        }
         let mut goals = Vec::new();
+        if event == Life::Stop {
+            goals.extend(self.stop_predecessors(&ids).await);
+        }
         for id in ids {
             let goal = match event {
                 Life::Stop => Goal::Stopped,
@@ -245,9 +326,12 @@ impl Core {
             Ok(ids) => ids,
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
         };
-        let goals = ids.iter().map(|id| (*id, Goal::Gone)).collect();
+        self.abort_deployments_of(&ids, "delete").await;
+        let mut goals = self.stop_predecessors(&ids).await;
+        goals.extend(ids.iter().map(|id| (*id, Goal::Gone)));
+        let numbers: Vec<u32> = ids.iter().map(|id| self.registry.instances[id].number).collect();
         let mut deleted = self.snapshot(false).await.instances;
-        deleted.retain(|instance| ids.contains(&instance.id));
+        deleted.retain(|instance| numbers.contains(&instance.id));
         for id in ids {
             self.live(id, Life::Stop).await;
             self.doom(id).await;
@@ -259,14 +343,14 @@ impl Core {
     }
 
     /// Removes an instance as soon as its process is gone.
-    async fn doom(&mut self, id: u32) {
+    pub(super) async fn doom(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         entry.doomed = true;
         self.commit(id);
     }
 
-    /// Removes what is doomed and at rest, and apps that have lost their last instance.
-    async fn bury(&mut self) {
+    /// Removes what is doomed and at rest, and apps that have lost their last instance. Whether there was any.
+    async fn bury(&mut self) -> bool {
         let at_rest = |entry: &&Entry| entry.doomed && matches!(entry.life.state(), State::Stopped | State::Errored);
         let ids: Vec<(u32, u32)> =
             self.registry.instances.values().filter(at_rest).map(|entry| (entry.id, entry.app)).collect();
@@ -284,6 +368,7 @@ impl Core {
         if !ids.is_empty() {
             self.reroute().await;
         }
+        !ids.is_empty()
     }
 
     fn forget_app(&mut self, id: u32) {
@@ -291,18 +376,33 @@ impl Core {
         if let Err(error) = self.state.remove_app(id) {
             tracing::error!("app {id} is not removed from the state: {error}");
         }
-        self.forget_stored(&app);
+        self.forget_release(id, app.revision, app.listeners.len());
+        for other in &app.others {
+            self.forget_release(id, other.revision, other.listeners.len());
+        }
         app.unlink_sockets();
     }
 
-    fn forget_stored(&self, app: &App) {
-        self.store.forget(Name::new(Kind::Spec, app.id, app.revision));
-        for part in 0..app.listeners.len() {
-            self.store.forget(Name::part(Kind::Listener, app.id, part as u16, app.revision));
+    /// Stops those who had the numbers of these instances and have not finished yet.
+    async fn stop_predecessors(&mut self, ids: &[u32]) -> Vec<(u32, Goal)> {
+        let numbers: Vec<u32> = ids.iter().map(|id| self.registry.instances[id].number).collect();
+        let is_one = |entry: &&Entry| entry.role != Role::Member && numbers.contains(&entry.number);
+        let leaving: Vec<u32> = self.registry.instances.values().filter(is_one).map(|entry| entry.id).collect();
+        for id in &leaving {
+            self.live(*id, Life::Stop).await;
+        }
+        leaving.into_iter().map(|id| (id, Goal::Gone)).collect()
+    }
+
+    async fn abort_deployments_of(&mut self, instances: &[u32], why: &str) {
+        let apps: BTreeSet<u32> =
+            instances.iter().filter_map(|id| Some(self.registry.instances.get(id)?.app)).collect();
+        for app in apps {
+            self.abort_deployment(app, why).await;
         }
     }
 
-    fn find(&self, select: &Selector) -> Result<Vec<u32>, Failure> {
+    pub(super) fn find(&self, select: &Selector) -> Result<Vec<u32>, Failure> {
         match self.registry.select(select) {
             Some(ids) if !ids.is_empty() => Ok(ids),
             _ => {
@@ -327,7 +427,7 @@ impl Core {
 
     fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
         let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
-            let rules = &self.registry.app_of(entry).spec.rules;
+            let rules = &self.registry.spec_of(entry).rules;
             rules.kill_timeout * 2 + rules.listen_timeout
         });
         let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
@@ -336,7 +436,14 @@ impl Core {
 
     /// Answers every request whose instances have got where they should be, or will not.
     pub(super) async fn settle(&mut self) {
-        self.bury().await;
+        loop {
+            self.advance_deployments().await;
+            // A candidate that is gone makes room for the next.
+            if !self.bury().await {
+                break;
+            }
+        }
+        self.answer_awaited().await;
         self.heed_run();
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
@@ -405,7 +512,7 @@ impl Core {
     fn failed(&self, entry: &Entry, before: u32) -> Option<Failure> {
         if entry.life.incarnation().0 <= before {
             // Nothing has begun and nothing will: somebody else has asked for the opposite.
-            let name = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
+            let name = self.registry.label(entry);
             let stopped = matches!(entry.life.state(), State::Stopped | State::Stopping { then: Then::Stay, .. });
             return stopped.then(|| Failure::new(format!("instance {name} was stopped meanwhile")));
         }
@@ -419,11 +526,11 @@ impl Core {
         if !given_up {
             return None;
         }
-        let app = self.registry.app_of(entry);
-        let name = format!("{}:{}", app.spec.name, entry.id);
+        let name = self.registry.label(entry);
         let why = match (entry.life.trouble(), entry.life.last_exit()) {
             (Trouble::NotReady, _) => {
-                format!("did not say that it is ready within {:?}", app.spec.rules.listen_timeout)
+                let timeout = self.registry.spec_of(entry).rules.listen_timeout;
+                format!("did not say that it is ready within {timeout:?}")
             }
             (_, Some(exit)) => format!("ended: {}", describe(exit)),
             (_, None) => "did not start".to_owned(),
@@ -435,8 +542,8 @@ impl Core {
     }
 
     /// Whether it was to run once, has, and ended well: it may have been online for a moment only.
-    fn is_done(&self, entry: &Entry) -> bool {
-        let once = !self.registry.app_of(entry).spec.rules.autorestart;
+    pub(super) fn is_done(&self, entry: &Entry) -> bool {
+        let once = !self.registry.spec_of(entry).rules.autorestart;
         let well = entry.life.last_exit() == Some(Exit::Code(0));
         once && well && entry.life.state() == State::Stopped
     }

@@ -29,7 +29,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use copy::{Current, Found, PLACE_BYTES};
-pub use record::{AppRecord, Globals, InstanceRecord, LIFECYCLE_BYTES};
+pub use record::{AppRecord, DEPLOYMENT_BYTES, Globals, InstanceRecord, LIFECYCLE_BYTES};
 use record::{Body, Fields, Reading};
 
 /// Version of what is written here.

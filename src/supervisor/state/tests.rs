@@ -7,7 +7,7 @@ fn globals() -> Globals {
 }
 
 fn app(id: u32) -> AppRecord {
-    AppRecord { id, revision: 2 }
+    AppRecord { id, revision: 2, ..AppRecord::default() }
 }
 
 fn instance(id: u32) -> InstanceRecord {
@@ -24,6 +24,8 @@ fn instance(id: u32) -> InstanceRecord {
         revision: 10,
         doomed: true,
         number: 41,
+        role: 1,
+        alone: true,
     }
 }
 

@@ -1,0 +1,1 @@
+//! What two specs of an app differ in, and what that needs.
