@@ -15,7 +15,6 @@ use crate::config::variables::{self, Identity};
 use crate::keeper::client::Exit;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, State};
-use crate::logs::{self, Kind as Stream, StreamKey};
 use crate::process::{ExecFailure, Launching, Spawned};
 use crate::wire::Member;
 
@@ -115,22 +114,6 @@ impl Core {
         });
     }
 
-    /// Has the pump write what comes out of a stored pipe into its instance's log file.
-    pub(super) fn attach_log(&mut self, name: Name, pipe: OwnedFd) {
-        let entry = &self.registry.instances[&name.owner];
-        let paths = self.log_paths(entry);
-        let (kind, path) = match name.kind {
-            Kind::Err => (Stream::Err, paths.error),
-            _ => (Stream::Out, paths.out),
-        };
-        let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
-        if let Some(output) = &self.foreground {
-            let label = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
-            output.follow(path.clone(), kind, label);
-        }
-        self.pump.attach(key, pipe, &path);
-    }
-
     /// An instance as the wire knows it.
     pub(super) fn member(&self, entry: &Entry) -> Member {
         let spec = &self.registry.app_of(entry).spec;
@@ -160,12 +143,6 @@ impl Core {
         let own = variables::instance_variables(spec, &identity);
         let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
         inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
-    }
-
-    pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {
-        let spec = &self.registry.apps[&entry.app].spec;
-        let id = (spec.instances > 1).then_some(entry.id);
-        logs::paths(self.home.path(), &spec.name, id)
     }
 
     pub(super) async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {

@@ -16,6 +16,7 @@ mod control_server;
 mod core;
 mod deaths;
 mod foreground;
+mod logs;
 mod registry;
 mod requests;
 mod settings;
@@ -50,10 +51,11 @@ pub fn main() -> ExitCode {
 fn run() -> anyhow::Result<ExitCode> {
     let mut keeper = KeeperLink::adopt_inherited()?;
     let inheritance = keeper.inheritance(INHERITANCE_LIMIT)?;
+    let reopen = logs::take_signal()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("herdwire").enable_all().build()?;
     let code = runtime.block_on(async move {
-        let core = adopt::adopt(keeper, inheritance).await?;
+        let core = adopt::adopt(keeper, inheritance, reopen).await?;
         core.run().await
     });
     // Threads that block (a splice into a dead disk) must not hold the exit up.

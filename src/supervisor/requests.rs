@@ -62,11 +62,11 @@ impl Core {
             | Request::Reload { .. }
             | Request::Scale { .. }
             | Request::Apply { .. }
-            | Request::ReopenLogs { .. }
-            | Request::FlushLogs { .. }
             | Request::Save
             | Request::Resurrect
             | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            Request::ReopenLogs { select } => self.reopen_logs(&select).await,
+            Request::FlushLogs { select } => self.flush_logs(&select).await,
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
@@ -300,7 +300,7 @@ impl Core {
         }
     }
 
-    fn find(&self, select: &Selector) -> Result<Vec<u32>, Failure> {
+    pub(super) fn find(&self, select: &Selector) -> Result<Vec<u32>, Failure> {
         match self.registry.select(select) {
             Some(ids) if !ids.is_empty() => Ok(ids),
             _ => {
