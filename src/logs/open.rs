@@ -185,7 +185,10 @@ impl Open {
     }
 
     /// Writes as much of the carry as the target takes now; whether nothing is left of it.
-    fn flush(&mut self) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// It takes nothing.
+    pub fn flush(&mut self) -> io::Result<bool> {
         while !self.carry.is_empty() {
             let written = match self.way {
                 Way::CopyOn | Way::Nowhere if !self.takes_more() => return Ok(false),

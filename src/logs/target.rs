@@ -186,6 +186,9 @@ impl Target {
     pub fn take(&mut self, stream: StreamKey, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
         self.ensure_open()?;
         let open = self.open.as_mut().expect("opened by the line above");
+        if !open.flush()? {
+            return Ok(Took::Blocked);
+        }
         if !open.is_file() {
             return open.take(pipe, most);
         }
