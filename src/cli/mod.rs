@@ -9,6 +9,7 @@ mod arguments;
 mod client;
 mod describe;
 mod error;
+mod flags;
 mod jlist;
 mod launch;
 mod list;
