@@ -9,6 +9,7 @@
 //! and compressed (`compress`).
 
 mod compress;
+mod direct;
 mod follow;
 mod index;
 mod line;
@@ -26,6 +27,7 @@ mod stamp;
 mod tail;
 mod target;
 
+pub use direct::open_for_instance;
 pub use follow::{Follower, From, Line};
 pub use line::escape;
 pub use losing::Lost;

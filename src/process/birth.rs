@@ -23,8 +23,8 @@ const STACK_BYTES: usize = 64 * 1024;
 
 /// What the child does, in full: everything is built before it exists.
 pub struct Plan<'a> {
-    /// The descriptor that becomes number 0, 1, 2 and so on. All others are closed by the exec.
-    pub descriptors: Vec<BorrowedFd<'a>>,
+    /// Descriptors and the numbers that they get, each number once. All others are closed by the exec.
+    pub descriptors: Vec<(RawFd, BorrowedFd<'a>)>,
     /// The binary to execute.
     pub binary: BorrowedFd<'a>,
     /// Its arguments, its name first. Its environment is empty.
@@ -52,8 +52,10 @@ pub enum Stillborn {
 
 /// What parent and child see of one another.
 struct Shared<'a> {
-    /// Sources in the order of their targets; the child overwrites them.
-    moves: &'a mut [RawFd],
+    /// Targets and their sources; the child overwrites the latter.
+    moves: &'a mut [(RawFd, RawFd)],
+    /// Beyond all targets.
+    beyond: RawFd,
     binary: RawFd,
     args: *const *const c_char,
     environment: *const *const c_char,
@@ -63,11 +65,14 @@ struct Shared<'a> {
 
 /// Creates the child and returns once it runs the binary (or has failed to). Blocks its thread for as long.
 pub fn give_birth(plan: &Plan<'_>) -> Result<Born, Stillborn> {
-    let mut moves: Vec<RawFd> = plan.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut moves: Vec<(RawFd, RawFd)> =
+        plan.descriptors.iter().map(|(target, source)| (*target, source.as_raw_fd())).collect();
+    let beyond = moves.iter().map(|(target, _)| target + 1).max().unwrap_or(0);
     let args: Vec<*const c_char> = plan.args.iter().map(|arg| arg.as_ptr()).chain([std::ptr::null()]).collect();
     let environment = [std::ptr::null()];
     let mut shared = Shared {
         moves: &mut moves,
+        beyond,
         binary: plan.binary.as_raw_fd(),
         args: args.as_ptr(),
         environment: environment.as_ptr(),
@@ -108,7 +113,7 @@ pub fn give_birth(plan: &Plan<'_>) -> Result<Born, Stillborn> {
 extern "C" fn child(shared: *mut c_void) -> c_int {
     // SAFETY: `give_birth` passes its `Shared`, which outlives us, and touches it again only after we are gone.
     let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
-    let failed = prepare(shared.moves, &mut shared.binary, shared.name).err().unwrap_or_else(|| {
+    let failed = prepare(shared.moves, shared.beyond, &mut shared.binary, shared.name).err().unwrap_or_else(|| {
         // SAFETY: arguments and environment are null-terminated arrays of C strings that `give_birth` holds.
         unsafe {
             libc::syscall(
@@ -127,9 +132,8 @@ extern "C" fn child(shared: *mut c_void) -> c_int {
     unsafe { libc::_exit(125) }
 }
 
-/// Leads a session of its own, and has exactly the planned descriptors.
-fn prepare(moves: &mut [RawFd], binary: &mut RawFd, name: &CStr) -> Result<(), &'static str> {
-    let count = moves.len();
+/// Leads a session of its own, and has the planned descriptors; others are closed by the exec.
+fn prepare(moves: &mut [(RawFd, RawFd)], beyond: RawFd, binary: &mut RawFd, name: &CStr) -> Result<(), &'static str> {
     // SAFETY: all of these take numbers only, but for the name, which is a C string that outlives the call.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, name.as_ptr());
@@ -138,23 +142,23 @@ fn prepare(moves: &mut [RawFd], binary: &mut RawFd, name: &CStr) -> Result<(), &
         }
         // First all out of the way of the targets, then into place: a target may be the source of another, or the
         // binary.
-        for source in moves.iter_mut() {
-            *source = libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, count as c_int);
+        for (_, source) in moves.iter_mut() {
+            *source = libc::fcntl(*source, libc::F_DUPFD_CLOEXEC, beyond);
             if *source < 0 {
                 return Err("duplicate a descriptor");
             }
         }
-        *binary = libc::fcntl(*binary, libc::F_DUPFD_CLOEXEC, count as c_int);
+        *binary = libc::fcntl(*binary, libc::F_DUPFD_CLOEXEC, beyond);
         if *binary < 0 {
             return Err("duplicate a descriptor");
         }
-        for (target, source) in moves.iter().enumerate() {
-            if libc::dup2(*source, target as c_int) < 0 {
+        // What somebody opened without close-on-exec. Best effort here: the stage does it again and insists.
+        libc::syscall(libc::SYS_close_range, 0, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        for (target, source) in moves.iter() {
+            if libc::dup2(*source, *target) < 0 {
                 return Err("move a descriptor");
             }
         }
-        // What somebody opened without close-on-exec. Best effort here: the stage does it again and insists.
-        libc::syscall(libc::SYS_close_range, count as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
     Ok(())
 }

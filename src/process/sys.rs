@@ -65,10 +65,10 @@ pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Marks every descriptor from `first` upwards, so that the exec that follows closes it. Needs Linux 5.11.
-pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+/// Marks every descriptor from `first` to `last`, so that the exec that follows closes it. Needs Linux 5.11.
+pub fn close_on_exec(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: takes numbers only, and closes nothing in this process.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) })?;
     Ok(())
 }
 
@@ -76,6 +76,13 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 pub fn set_name(name: &CStr) {
     // SAFETY: the name is a C string that outlives the call. Cannot fail.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// The priority of this process, from -20 (runs first) to 19.
+pub fn set_priority(nice: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }.into())?;
+    Ok(())
 }
 
 /// Every signal back to what a fresh process has: default dispositions, nothing blocked.

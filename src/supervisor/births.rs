@@ -24,15 +24,16 @@ impl Core {
         let app = &self.registry.apps[&entry.app];
         let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
             let listeners = app.listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
-            Ok((ours, theirs, listeners))
+            Ok((ours, theirs, listeners, self.outputs(entry, &spec)?))
         });
-        let (ours, theirs, listeners) = match prepared {
+        let (ours, theirs, listeners, [out, err]) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
+                return self.never_made(id, incarnation, format!("what it needs cannot be opened: {error}")).await;
             }
         };
         let env = self.environment(entry, &spec);
+        let own = self.own_variables(entry, &spec).into_iter().map(|(name, _)| name).collect();
         self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
         self.wire.attach(self.member(entry), ours).await;
         let order = Order {
@@ -41,8 +42,13 @@ impl Core {
             cwd: spec.cwd.clone(),
             spec,
             env,
+            own,
+            cgroups: self.cgroups.clone(),
             listeners,
             link: theirs,
+            extra: Vec::new(),
+            out,
+            err,
             open_files: self.open_files,
         };
         self.waiting_orders.push_back(order);
@@ -61,7 +67,12 @@ impl Core {
         }
     }
 
-    pub(super) async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
+    pub(super) async fn spawned(&mut self, outcome: Outcome) {
+        let Outcome { instance: id, incarnation, result, warnings } = outcome;
+        if let Some(entry) = self.registry.instances.get(&id) {
+            let app = self.registry.app_of(entry).spec.name.clone();
+            warnings.into_iter().for_each(|warning| self.warn(format!("app `{app}`: {warning}")));
+        }
         let spawned = match result {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -72,13 +83,16 @@ impl Core {
         let Spawned { pid, pidfd, out, err, go } = spawned;
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
-        self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
-        self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
+        let out = out.map(|pipe| (Name::new(Kind::Out, id, incarnation.0), pipe));
+        let err = err.map(|pipe| (Name::new(Kind::Err, id, incarnation.0), pipe));
+        let pipes = [out, err].into_iter().flatten();
+        let pipes: Vec<_> = pipes.inspect(|(name, pipe)| self.store.keep(*name, pipe.as_fd())).collect();
         let inode = pidfd.inode().unwrap_or(0);
         entry.process = Process::Exists { pid, pidfd, released: false, executed: false };
         self.commit(id);
-        self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
-        self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
+        for (name, pipe) in pipes {
+            self.attach_log(name, pipe);
+        }
         if let Err(error) = self.sampler.add(id, pid) {
             tracing::debug!("instance {id} cannot be sampled: {error}");
         }
@@ -127,8 +141,15 @@ impl Core {
         }
     }
 
-    /// The whole environment of an instance: its app's, and who it is.
+    /// The whole environment of an instance: its app's, and who it is. Without what its files of variables say.
     pub(super) fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+        let own = self.own_variables(entry, spec);
+        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
+        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+    }
+
+    /// Who an instance is, as variables.
+    fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
         let paths = self.log_paths(entry);
         let identity = Identity {
             id: entry.id,
@@ -140,9 +161,7 @@ impl Core {
             out_log: &paths.out,
             error_log: &paths.error,
         };
-        let own = variables::instance_variables(spec, &identity);
-        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
-        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+        variables::instance_variables(spec, &identity)
     }
 
     pub(super) async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use herdwire_ipc::tokio::Watched;
 use nix::sys::signal::{SigSet, Signal};
@@ -14,8 +15,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::control::{Failure, Response, Selector};
 use super::core::Core;
 use super::registry::Entry;
+use crate::config::spec::{AppSpec, LogMode};
 use crate::keeper::name::{Kind, Name};
 use crate::logs::{self, Event, Kind as Stream, Route, StreamKey};
+use crate::process::Output;
 
 /// Takes SIGUSR2 out of the ordinary way of signals, so that it can be waited for. To be called before any thread is
 /// started, since each has a mask of its own.
@@ -56,6 +59,22 @@ impl Core {
         }
         let route = Route::of(&spec.logs, &paths, self.home.logs().join(".raw"), &spec.name, entry.number, kind);
         self.pump.attach(key, pipe, route);
+    }
+
+    /// What a process of an instance gets as stdout and stderr: pipes, or its files where nothing stands in between.
+    ///
+    /// # Errors
+    /// A file of its own cannot be opened.
+    pub(super) fn outputs(&self, entry: &Entry, spec: &AppSpec) -> io::Result<[Output; 2]> {
+        let paths = self.log_paths(entry);
+        let open = |path: &Path| {
+            let is_piped = spec.logs.mode == LogMode::Pipe && (!logs::is_nowhere(path) || paths.combined.is_some());
+            match is_piped {
+                true => Ok(Output::Pipe),
+                false => logs::open_for_instance(path, &spec.logs.rotation).map(Output::File),
+            }
+        };
+        Ok([open(&paths.out)?, open(&paths.error)?])
     }
 
     /// Removes what a keeper and a supervisor that both died had not rendered. Once everything is attached.
