@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
+use crate::config::spec::Rotation;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -24,6 +25,11 @@ fn pipe() -> (OwnedFd, File) {
 
 fn key(instance: u32) -> StreamKey {
     StreamKey { instance, incarnation: 1, kind: Kind::Out }
+}
+
+/// Into this file, as it is.
+fn raw(path: &Path) -> Route {
+    Route::Raw { path: path.to_owned(), rotation: Rotation::default() }
 }
 
 /// A pump, a folder, and what the pump tells.
@@ -47,7 +53,7 @@ impl Bench {
     fn stream(&self, instance: u32) -> (File, PathBuf) {
         let (read, write) = pipe();
         let path = self.file(&format!("{instance}.log"));
-        self.pump.attach(key(instance), read, &path);
+        self.pump.attach(key(instance), read, raw(&path));
         (write, path)
     }
 
@@ -116,7 +122,7 @@ fn pump_that_will_be_killed() {
     let path = PathBuf::from(std::env::var_os("PUMP_INTO").expect("run by the test below"));
     let pump = Pump::start().unwrap();
     let pipe = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().unwrap();
-    pump.attach(key(1), pipe, &path);
+    pump.attach(key(1), pipe, raw(&path));
     let mut events = pump.events().unwrap();
     // Whoever started us kills us; when he is gone himself, so is the pipe's other end.
     let _ = events.blocking_recv();
@@ -146,7 +152,7 @@ fn no_line_is_lost_or_torn_when_pumps_are_killed_and_succeeded() {
         pump.wait().unwrap();
         killed_at_work += u32::from(child.try_wait().unwrap().is_none());
     }
-    bench.pump.attach(key(1), read, &path);
+    bench.pump.attach(key(1), read, raw(&path));
     bench.closed();
     assert!(child.wait().unwrap().success());
     assert_counted(&path, LINES);
@@ -172,7 +178,7 @@ fn what_was_in_the_file_stays_and_the_file_is_the_owners_alone() {
     let path = bench.file("deep/er/out.log");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).unwrap().write_all(b"before\n").unwrap();
-    bench.pump.attach(key(1), read, &path);
+    bench.pump.attach(key(1), read, raw(&path));
     write.write_all(b"after\n").unwrap();
     drop(write);
     bench.closed();
@@ -277,7 +283,7 @@ fn two_streams_of_one_file_lose_nothing_to_one_another() {
     let mut children = vec![];
     for instance in 1..=2 {
         let (read, write) = pipe();
-        bench.pump.attach(key(instance), read, &path);
+        bench.pump.attach(key(instance), read, raw(&path));
         let script = format!("i=0; while [ $i -lt 3000 ]; do echo {instance} $i; i=$((i+1)); done");
         children.push(Command::new("sh").args(["-c", &script]).stdout(write).spawn().unwrap());
     }
@@ -296,7 +302,7 @@ fn a_flood_does_not_keep_others_from_their_files() {
     let bench = bench();
     let (read, write) = pipe();
     // Into nothing, so that the disk does not fill up.
-    bench.pump.attach(key(1), read, Path::new("/dev/null"));
+    bench.pump.attach(key(1), read, raw(Path::new("/dev/null")));
     let mut flood = Command::new("yes").stdout(write).spawn().unwrap();
     let (mut quiet, path) = bench.stream(2);
     for turn in 1..=100 {
@@ -314,7 +320,7 @@ fn a_detached_stream_is_left_alone_and_can_be_taken_up_again() {
     // The store holds the same pipe, so that closing ours ends nothing.
     let stored = read.try_clone().unwrap();
     let path = bench.file("out.log");
-    bench.pump.attach(key(1), read, &path);
+    bench.pump.attach(key(1), read, raw(&path));
     write.write_all(b"one\n").unwrap();
     assert_eq!(bench.pump.drain(key(1), SOON), Drained::Empty);
     bench.pump.detach(key(1));
@@ -323,7 +329,7 @@ fn a_detached_stream_is_left_alone_and_can_be_taken_up_again() {
     drop(other);
     assert_eq!(bench.closed(), key(2));
     assert_eq!(content(&path), "one\n");
-    bench.pump.attach(key(1), stored, &path);
+    bench.pump.attach(key(1), stored, raw(&path));
     drop(write);
     assert_eq!(bench.closed(), key(1));
     assert_eq!(content(&path), "one\ntwo\n");
@@ -336,7 +342,7 @@ fn a_file_that_cannot_be_opened_is_told_once_and_nothing_is_lost() {
     let folder = bench.file("folder");
     fs::write(&folder, "in the way").unwrap();
     let path = folder.join("out.log");
-    bench.pump.attach(key(1), read, &path);
+    bench.pump.attach(key(1), read, raw(&path));
     write.write_all(b"kept\n").unwrap();
     match bench.event() {
         Event::Trouble { stream, path: at, error } => {
@@ -358,7 +364,7 @@ fn a_target_that_is_no_file_is_written_to_as_a_stream() {
     // Opened for both, so that it has a reader from the start.
     let mut reader = File::options().read(true).write(true).open(&fifo).unwrap();
     let (read, write) = pipe();
-    bench.pump.attach(key(1), read, &fifo);
+    bench.pump.attach(key(1), read, raw(&fifo));
     // Far more than a pipe holds: the pump has to wait for us.
     let mut child = counting(100_000, write);
     let mut all = vec![0; 588_895];
@@ -374,7 +380,7 @@ fn a_device_that_is_full_loses_nothing() {
     let path = bench.file("out.log");
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     let (read, mut write) = pipe();
-    bench.pump.attach(key(1), read, &path);
+    bench.pump.attach(key(1), read, raw(&path));
     write.write_all(b"kept\n").unwrap();
     assert!(matches!(bench.event(), Event::Trouble { error, .. } if error.raw_os_error() == Some(libc::ENOSPC)));
     fs::remove_file(&path).unwrap();
@@ -392,7 +398,7 @@ fn in_a_small_file_system() {
     fs::write(&ballast, vec![0; 40 * 4096]).unwrap();
     let (read, write) = pipe();
     let path = small.join("out.log");
-    bench.pump.attach(key(1), read, &path);
+    bench.pump.attach(key(1), read, raw(&path));
     // 109 kB of lines into a file system of 256 KiB, of which 160 KiB are taken.
     let mut child = counting(20_000, write.try_clone().unwrap());
     assert!(matches!(bench.event(), Event::Trouble { error, .. } if error.raw_os_error() == Some(libc::ENOSPC)));
@@ -434,7 +440,7 @@ fn every_end_is_told_however_late_the_receiver_listens() {
     let mut bench = bench();
     for instance in 0..600 {
         let (read, write) = pipe();
-        bench.pump.attach(key(instance), read, Path::new("/dev/null"));
+        bench.pump.attach(key(instance), read, raw(Path::new("/dev/null")));
         drop(write);
     }
     let mut told: Vec<u32> = (0..600).map(|_| bench.closed().instance).collect();
@@ -448,7 +454,7 @@ fn a_stopped_pump_leaves_the_rest_in_the_pipe() {
     let (read, mut write) = pipe();
     let mut stored = File::from(read.try_clone().unwrap());
     let path = bench.file("out.log");
-    bench.pump.attach(key(1), read, &path);
+    bench.pump.attach(key(1), read, raw(&path));
     write.write_all(b"one\n").unwrap();
     bench.pump.drain(key(1), SOON);
     bench.pump.stop();

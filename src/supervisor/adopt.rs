@@ -44,7 +44,7 @@ use crate::wire::{self, Wire};
 const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
-pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Result<Core> {
+pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd) -> anyhow::Result<Core> {
     let Inheritance { epoch, keeper_pid, foreground, mut descriptors, exits, store_limit, descriptor_limit, .. } =
         inheritance;
     let home = Home::from_environment()?;
@@ -83,6 +83,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
 
     let (looks_in, looks) = mpsc::channel(QUEUE);
     let pump = Pump::start().context("the log thread cannot be started")?;
+    let reopen = Watched::new(reopen)?;
     let logs = pump.events().expect("the pump was just made");
     let (orders, outcomes) = core::start_spawner().context("the spawning thread cannot be started")?;
     let (executions_in, executions) = mpsc::channel(QUEUE);
@@ -123,7 +124,17 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         run_failed: false,
         stillborn: Vec::new(),
         control_file,
-        sources: Sources { keeper: keeper_socket, requests, outcomes, executions, logs, notices, health, looks },
+        sources: Sources {
+            keeper: keeper_socket,
+            requests,
+            outcomes,
+            executions,
+            logs,
+            reopen,
+            notices,
+            health,
+            looks,
+        },
         tasks,
         shutdown,
     };
@@ -137,6 +148,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.adopt_settings(settings, front, status).await?;
     core.reroute().await;
     core.forget_the_rest(descriptors);
+    core.forget_stray_spools();
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     core.catch_up(exits).await;

@@ -15,8 +15,7 @@ use crate::config::variables::{self, Identity};
 use crate::keeper::client::Exit;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, State};
-use crate::logs::{self, Kind as Stream, StreamKey};
-use crate::process::{ExecFailure, Launching, Output, Spawned};
+use crate::process::{ExecFailure, Launching, Spawned};
 use crate::wire::Member;
 
 impl Core {
@@ -25,12 +24,12 @@ impl Core {
         let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
             let listeners = self.registry.listeners_of(entry).iter();
             let listeners = listeners.map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
-            Ok((ours, theirs, listeners))
+            Ok((ours, theirs, listeners, self.outputs(entry, &spec)?))
         });
-        let (ours, theirs, listeners) = match prepared {
+        let (ours, theirs, listeners, [out, err]) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
+                return self.never_made(id, incarnation, format!("what it needs cannot be opened: {error}")).await;
             }
         };
         let env = self.environment(entry, &spec);
@@ -55,8 +54,8 @@ impl Core {
             listeners,
             link: theirs,
             extra,
-            out: Output::Pipe,
-            err: Output::Pipe,
+            out,
+            err,
             open_files: self.open_files,
         };
         self.waiting_orders.push_back(order);
@@ -137,21 +136,6 @@ impl Core {
         });
     }
 
-    /// Has the pump write what comes out of a stored pipe into its instance's log file.
-    pub(super) fn attach_log(&mut self, name: Name, pipe: OwnedFd) {
-        let entry = &self.registry.instances[&name.owner];
-        let paths = self.log_paths(entry);
-        let (kind, path) = match name.kind {
-            Kind::Err => (Stream::Err, paths.error),
-            _ => (Stream::Out, paths.out),
-        };
-        let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
-        if let Some(output) = &self.foreground {
-            output.follow(path.clone(), kind, self.registry.label(entry));
-        }
-        self.pump.attach(key, pipe, &path);
-    }
-
     /// An instance as the wire knows it.
     pub(super) fn member(&self, entry: &Entry) -> Member {
         let spec = self.registry.spec_of(entry);
@@ -189,11 +173,6 @@ impl Core {
         let mut own = variables::instance_variables(spec, &identity);
         own.extend(self.health_variables(spec));
         own
-    }
-
-    pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {
-        let number = (!entry.alone).then_some(entry.number);
-        logs::paths(self.home.path(), &self.registry.app_of(entry).spec.name, number)
     }
 
     pub(super) async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {

@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,14 +28,14 @@ use super::settings::Sections;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
-use super::{clock, foreground, health, spawner};
+use super::{clock, foreground, health, logs, spawner};
 use crate::config::home::Home;
 use crate::config::spec::Rules;
 use crate::keeper::client::{Exit as KeeperExit, FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Action, Event as Life, Exit, Incarnation, State as LifeState};
-use crate::logs::{Event as LogEvent, Kind as Stream, Pump};
+use crate::logs::{Event as LogEvent, Pump};
 use crate::process::{Cgroups, ExecFailure, OpenFiles};
 use crate::relay::NodeId;
 use crate::snapshot::Snapshot;
@@ -58,6 +57,8 @@ pub enum Event {
         result: Result<(), ExecFailure>,
     },
     Log(LogEvent),
+    /// SIGUSR2 has come.
+    ReopenLogs,
     Wire(Notice),
     Health(health::News),
     Look(oneshot::Sender<Snapshot>),
@@ -73,6 +74,7 @@ pub struct Sources {
     pub outcomes: mpsc::Receiver<Outcome>,
     pub executions: mpsc::Receiver<(u32, Incarnation, Result<(), ExecFailure>)>,
     pub logs: mpsc::Receiver<LogEvent>,
+    pub reopen: Watched,
     pub notices: mpsc::Receiver<Notice>,
     pub health: health::Sources,
     pub looks: mpsc::Receiver<oneshot::Sender<Snapshot>>,
@@ -158,6 +160,7 @@ impl Core {
             }
             Some(request) = sources.requests.recv() => Event::Request(request),
             Some(event) = sources.logs.recv() => Event::Log(event),
+            signal = logs::heard(&sources.reopen) => signal.map(|()| Event::ReopenLogs)?,
             Some(notice) = sources.notices.recv() => Event::Wire(notice),
             news = sources.health.next() => Event::Health(news),
             Some(look) = sources.looks.recv() => Event::Look(look),
@@ -184,6 +187,7 @@ impl Core {
             }
             Event::Executed { instance, incarnation, result } => self.executed(instance, incarnation, result).await,
             Event::Log(event) => self.log(event),
+            Event::ReopenLogs => self.reopen_all_logs(),
             Event::Wire(Notice::Ready { instance, incarnation }) => {
                 self.live(instance, Life::Ready(Incarnation(incarnation))).await;
             }
@@ -267,29 +271,6 @@ impl Core {
     }
 
     // --- the rest ---
-
-    fn log(&mut self, event: LogEvent) {
-        match event {
-            LogEvent::Closed(key) => {
-                let kind = match key.kind {
-                    Stream::Out => Kind::Out,
-                    Stream::Err => Kind::Err,
-                };
-                self.store.forget(Name::new(kind, key.instance, key.incarnation));
-            }
-            LogEvent::Trouble { path, error, .. } => {
-                self.warn(format!("the log {} cannot be written, its instance waits: {error}", path.display()));
-            }
-            LogEvent::Recovered(key) => {
-                tracing::info!("the log of instance {} is written again", key.instance);
-                if let Some(entry) = self.registry.instances.get(&key.instance) {
-                    let paths = self.log_paths(entry);
-                    let of_it = |warning: &String, path: &Path| warning.contains(&*path.display().to_string());
-                    self.warnings.retain(|warning| !of_it(warning, &paths.out) && !of_it(warning, &paths.error));
-                }
-            }
-        }
-    }
 
     /// Keeps figures for the page's curves, about once a second while somebody looks.
     fn remember(&mut self, snapshot: &Snapshot) {

@@ -20,6 +20,7 @@ mod deaths;
 mod deploys;
 mod foreground;
 mod health;
+mod logs;
 mod preflight;
 mod registry;
 mod requests;
@@ -55,10 +56,11 @@ pub fn main() -> ExitCode {
 fn run() -> anyhow::Result<ExitCode> {
     let mut keeper = KeeperLink::adopt_inherited()?;
     let inheritance = keeper.inheritance(INHERITANCE_LIMIT)?;
+    let reopen = logs::take_signal()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("herdwire").enable_all().build()?;
     let code = runtime.block_on(async move {
-        let core = adopt::adopt(keeper, inheritance).await?;
+        let core = adopt::adopt(keeper, inheritance, reopen).await?;
         core.run().await
     });
     // Threads that block (a splice into a dead disk) must not hold the exit up.

@@ -64,11 +64,11 @@ impl Core {
             Request::Upgrade { .. }
             | Request::Scale { .. }
             | Request::Apply { .. }
-            | Request::ReopenLogs { .. }
-            | Request::FlushLogs { .. }
             | Request::Save
             | Request::Resurrect
             | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            Request::ReopenLogs { select } => self.reopen_logs(&select).await,
+            Request::FlushLogs { select } => self.flush_logs(&select).await,
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
