@@ -127,6 +127,8 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.forget_the_rest(descriptors);
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
+    let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
+    core.end_forgotten_groups(all_known);
     core.catch_up(exits).await;
     core.first_orders(run).await;
     Ok(core)
@@ -300,7 +302,6 @@ impl Core {
 
     /// Acts on what happened while there was no supervisor.
     async fn catch_up(&mut self, exits: Vec<crate::keeper::client::Exit>) {
-        self.end_forgotten_groups();
         for exit in exits {
             self.exited(exit).await;
         }
