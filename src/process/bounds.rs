@@ -29,8 +29,13 @@ pub fn place(bounds: &Bounds) -> Result<(), ExecFailure> {
         let failed = |error| ExecFailure::new(Step::Nice, number(&error)).about(&nice.to_string());
         sys::set_priority(nice).map_err(failed)?;
     }
-    umask(Mode::from_bits_truncate(bounds.umask.unwrap_or(UMASK)));
+    umask(Mode::from_bits_truncate(own_umask(bounds)));
     Ok(())
+}
+
+/// The umask of an app.
+pub fn own_umask(bounds: &Bounds) -> u32 {
+    bounds.umask.unwrap_or(UMASK)
 }
 
 /// Sets the limits: those of the bounds, and that on open files as the user has it.

@@ -8,9 +8,13 @@
 //! - Once another user has been taken on, root cannot be had back, or the app does not start.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::fcntl::{self, OFlag};
+use nix::sys::socket::{UnixAddr, getsockname};
+use nix::sys::stat::{self, FchmodatFlags::FollowSymlink, Mode};
 use nix::unistd::{self, Gid, Group, Uid, User};
 
 use super::go::{ExecFailure, Step};
@@ -69,9 +73,24 @@ impl Identity {
     /// effort: writing to them needs no right.
     pub fn own_pipes(&self) {
         for stream in [std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
-            let is_pipe = |mode| mode & libc::S_IFMT == libc::S_IFIFO;
-            if nix::sys::stat::fstat(stream).is_ok_and(|found| is_pipe(found.st_mode)) {
+            if stat::fstat(stream).is_ok_and(|found| found.st_mode & libc::S_IFMT == libc::S_IFIFO) {
                 let _ = unistd::fchown(stream, self.uid, self.gid);
+            }
+        }
+    }
+
+    /// Makes the files of Unix listeners what they would be, had the app bound them itself: those of its user, with this
+    /// mode. Best effort: it has the sockets anyway.
+    pub fn own_sockets(&self, listeners: impl Iterator<Item = RawFd>, mode: u32) {
+        for listener in listeners {
+            if let Some(path) = socket_path(listener)
+                && let Ok(file) = fcntl::open(&path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+                // By descriptor: nobody can put something else in its place between the look and the change.
+                && stat::fstat(&file).is_ok_and(|found| found.st_mode & libc::S_IFMT == libc::S_IFSOCK)
+            {
+                let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let _ = unistd::chown(by_descriptor.as_str(), self.uid, self.gid);
+                let _ = stat::fchmodat(fcntl::AT_FDCWD, by_descriptor.as_str(), Mode::from_bits_truncate(mode), FollowSymlink);
             }
         }
     }
@@ -117,6 +136,11 @@ impl Identity {
         });
         is_user && is_group && has_groups
     }
+}
+
+/// Where a Unix listener's file is.
+fn socket_path(listener: RawFd) -> Option<PathBuf> {
+    Some(getsockname::<UnixAddr>(listener).ok()?.path()?.to_owned())
 }
 
 /// By name first: there may be a user whose name is a number.

@@ -88,6 +88,10 @@ fn become_app(settings: &Settings, go: &OwnedFd) -> ExecFailure {
         bounds::place(&settings.bounds)?;
         bounds::limit(&settings.bounds, settings.open_files)?;
         identity.own_pipes();
+        if settings.bounds.user.is_some() || settings.bounds.umask.is_some() {
+            let listeners = (FIRST_LISTENER..).take(settings.listeners as usize);
+            identity.own_sockets(listeners, 0o777 & !bounds::own_umask(&settings.bounds));
+        }
         identity.assume()?;
         // As the user: it may be the only one who can enter it.
         nix::unistd::chdir(OsStr::from_bytes(&settings.cwd)).map_err(failed(Step::Folder))?;

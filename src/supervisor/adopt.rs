@@ -151,6 +151,8 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     core.forget_stray_spools();
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
+    let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
+    core.end_forgotten_groups(all_known);
     core.catch_up(exits).await;
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
@@ -356,7 +358,6 @@ impl Core {
 
     /// Acts on what happened while there was no supervisor.
     async fn catch_up(&mut self, exits: Vec<crate::keeper::client::Exit>) {
-        self.end_forgotten_groups();
         for exit in exits {
             self.exited(exit).await;
         }

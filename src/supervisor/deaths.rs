@@ -16,8 +16,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 impl Core {
     pub(super) async fn signal(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
         self.wire.announce_shutdown(id, incarnation.0).await;
+        // One that was stopped (SIGSTOP) has to go on to hear it.
         if let Process::Exists { pidfd, .. } = &self.registry.instances[&id].process
-            && let Err(error) = pidfd.signal_group(signal)
+            && let Err(error) = pidfd.signal_group(signal).and_then(|()| pidfd.signal_group(libc::SIGCONT))
         {
             // Gone by itself meanwhile: its exit is on its way.
             tracing::debug!("instance {id} cannot be signalled: {error}");
@@ -33,7 +34,7 @@ impl Core {
     }
 
     /// The control group of an instance's process, if it has one.
-    fn group(&self, id: u32) -> Option<Group> {
+    pub(super) fn group(&self, id: u32) -> Option<Group> {
         let incarnation = self.registry.instances[&id].life.incarnation();
         Some(self.cgroups.as_ref()?.group(id, incarnation.0))
     }
@@ -69,15 +70,15 @@ impl Core {
         }
     }
 
-    /// Ends groups that no process of ours is known in: their supervisor died before it came to that.
-    pub(super) fn end_forgotten_groups(&self) {
+    /// Ends groups that no process of ours is known in: their supervisor died before it came to that. Where the state has
+    /// not told us of every instance (`all_known`), those of unknown ones are left alone.
+    pub(super) fn end_forgotten_groups(&self, all_known: bool) {
         let Some(cgroups) = &self.cgroups else { return };
-        let is_known = |id: &u32, incarnation: u32| {
-            self.registry.instances.get(id).is_some_and(|entry| {
-                entry.life.incarnation().0 == incarnation && !matches!(entry.process, Process::None)
-            })
+        let is_forgotten = |id: u32, incarnation: u32| match self.registry.instances.get(&id) {
+            Some(entry) => entry.life.incarnation().0 != incarnation || matches!(entry.process, Process::None),
+            None => all_known,
         };
-        let forgotten = cgroups.all().into_iter().filter(|(id, incarnation)| !is_known(id, *incarnation));
+        let forgotten = cgroups.all().into_iter().filter(|(id, incarnation)| is_forgotten(*id, *incarnation));
         let forgotten: Vec<Group> = forgotten.map(|(id, incarnation)| cgroups.group(id, incarnation)).collect();
         if forgotten.is_empty() {
             return;
