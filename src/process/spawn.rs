@@ -19,7 +19,9 @@ use nix::fcntl::{FcntlArg, OFlag};
 use serde::{Deserialize, Serialize};
 
 use super::birth::{self, Born, Plan, Stillborn};
-use super::{Go, Pidfd, sealed};
+use super::env_file::EnvFileError;
+use super::{Go, Group, Pidfd, sealed};
+use crate::config::spec::Bounds;
 
 /// The most listeners that one instance may inherit.
 pub const MAX_LISTENERS: usize = 64;
@@ -49,7 +51,11 @@ pub struct Launch<'a> {
     /// Where its stdout and stderr go.
     pub out: Output,
     pub err: Output,
-    /// Its limit on open files; `None` leaves what the supervisor has.
+    /// As whom and within which bounds it runs; `None`: as we do, with umask 022.
+    pub bounds: Option<&'a Bounds>,
+    /// The control group that it enters before anything else, and removes if it cannot.
+    pub group: Option<&'a Group>,
+    /// Its limit on open files, where its bounds name none; `None` leaves what the supervisor has.
     pub open_files: Option<OpenFiles>,
     /// Whose child it is.
     pub parent: Parent,
@@ -70,6 +76,8 @@ impl<'a> Launch<'a> {
             extra: Vec::new(),
             out: Output::Pipe,
             err: Output::Pipe,
+            bounds: None,
+            group: None,
             open_files: None,
             parent: Parent::Caller,
             label,
@@ -147,6 +155,8 @@ pub enum SpawnError {
     TooManyListeners { label: String, count: usize },
     #[error("descriptor {number} of `{label}` is taken, or no number for a descriptor")]
     NumberTaken { label: String, number: RawFd },
+    #[error(transparent)]
+    Variables(#[from] EnvFileError),
     #[error("arguments and environment of `{label}` are too large")]
     TooLarge { label: String, source: CodecError },
     #[error("cannot prepare the start of `{label}`")]
@@ -160,6 +170,9 @@ pub enum SpawnError {
 impl SpawnError {
     /// What the operator can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
+        if let SpawnError::Variables(error) = self {
+            return error.hint();
+        }
         let (SpawnError::Prepare { source, .. } | SpawnError::Create { source, .. } | SpawnError::Child { source, .. }) =
             self
         else {
@@ -187,6 +200,8 @@ pub(super) struct Settings {
     pub link: Option<RawFd>,
     /// The extra descriptors' numbers.
     pub extra: Vec<RawFd>,
+    pub bounds: Bounds,
+    pub group: Option<Vec<u8>>,
     pub open_files: Option<OpenFiles>,
 }
 
@@ -279,6 +294,8 @@ fn seal(launch: &Launch<'_>, link: Option<RawFd>) -> Result<OwnedFd, SpawnError>
         listeners: launch.listeners.len() as u32,
         link,
         extra: launch.extra.iter().map(|(number, _)| *number).collect(),
+        bounds: launch.bounds.cloned().unwrap_or_default(),
+        group: launch.group.map(|group| group.path().as_os_str().as_bytes().to_vec()),
         open_files: launch.open_files,
     };
     let bytes =

@@ -78,6 +78,13 @@ pub fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
+/// The priority of this process, from -20 (runs first) to 19.
+pub fn set_priority(nice: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }.into())?;
+    Ok(())
+}
+
 /// Every signal back to what a fresh process has: default dispositions, nothing blocked.
 pub fn reset_signals() {
     // All zero is, on every architecture: the default disposition, no flags, an empty mask.

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 
 use super::*;
+use crate::config::spec::Bounds;
+
+mod bounds;
+mod groups;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -23,6 +27,8 @@ struct Shell<'a> {
     link: Option<OwnedFd>,
     extra: Vec<(RawFd, OwnedFd)>,
     to: Output,
+    bounds: Bounds,
+    group: Option<&'a Group>,
     open_files: Option<OpenFiles>,
     parent: Parent,
 }
@@ -35,6 +41,8 @@ fn shell(script: &str) -> Shell<'_> {
         link: None,
         extra: vec![],
         to: Output::Pipe,
+        bounds: Bounds::default(),
+        group: None,
         open_files: None,
         parent: Parent::Caller,
     }
@@ -51,6 +59,8 @@ impl Shell<'_> {
             link: self.link,
             extra: self.extra,
             out: self.to,
+            bounds: Some(&self.bounds),
+            group: self.group,
             open_files: self.open_files,
             parent: self.parent,
             ..Launch::new(Path::new("/bin/sh"), &args, Path::new("/"), "test/0")
@@ -267,7 +277,7 @@ fn an_app_gets_its_own_limit_on_open_files_and_goes_first_when_memory_is_short()
 fn a_program_that_is_not_there_is_told_on_every_way() {
     let spawned = spawn(Launch::new(Path::new("/nowhere/app"), &[], Path::new("/"), "test/0"));
     let ended = run(spawned.unwrap());
-    assert_eq!(ended.launched, Err(ExecFailure { step: Step::Exec, errno: libc::ENOENT }));
+    assert_eq!(ended.launched, Err(ExecFailure::new(Step::Exec, libc::ENOENT)));
     assert!(ended.launched.unwrap_err().hint().is_some());
     assert_eq!(ended.status.code(), Some(127));
     assert!(ended.err.starts_with("herdwire: /nowhere/app: cannot execute the program: No such file"), "{}", ended.err);
@@ -278,7 +288,7 @@ fn a_program_that_is_not_there_is_told_on_every_way() {
 fn a_folder_that_is_not_there_is_told_as_such() {
     let spawned = spawn(Launch::new(Path::new("/bin/true"), &[], Path::new("/nowhere"), "test/0"));
     let ended = run(spawned.unwrap());
-    assert_eq!(ended.launched, Err(ExecFailure { step: Step::Folder, errno: libc::ENOENT }));
+    assert_eq!(ended.launched, Err(ExecFailure::new(Step::Folder, libc::ENOENT)));
     assert!(ended.err.starts_with("herdwire: /nowhere: cannot enter the working folder"), "{}", ended.err);
 }
 
@@ -288,7 +298,7 @@ fn a_process_killed_before_its_app_ran_did_not_launch() {
     pidfd.signal(libc::SIGSTOP).unwrap();
     let mut launching = go.release().unwrap();
     pidfd.signal(libc::SIGKILL).unwrap();
-    assert_eq!(launching.wait(SOON), Some(Err(ExecFailure { step: Step::Died, errno: 0 })));
+    assert_eq!(launching.wait(SOON), Some(Err(ExecFailure::new(Step::Died, 0))));
     assert_eq!(end_of(&pidfd).signal(), Some(libc::SIGKILL));
 }
 

@@ -34,8 +34,8 @@ use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
 use crate::logs::Pump;
-use crate::process::{OpenFiles, Pidfd, listen, sealed};
-use crate::relay::Relay;
+use crate::process::{Cgroups, OpenFiles, Pidfd, listen, sealed};
+use crate::relay::{NodeId, Relay};
 use crate::status::{History, Host, Look, Sampler};
 use crate::wire::{self, Wire};
 
@@ -94,6 +94,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         keeper_pid,
         store_limit,
         open_files: open_files(descriptor_limit),
+        cgroups: cgroups(node, keeper_pid),
         foreground: foreground.then(foreground::Output::start).transpose()?,
         began: Instant::now(),
         sections: Sections::new(arrivals_in, Look::new(looks_in, History::default()), random),
@@ -136,6 +137,8 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.forget_the_rest(descriptors);
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
+    let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
+    core.end_forgotten_groups(all_known);
     core.catch_up(exits).await;
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
@@ -151,6 +154,20 @@ pub(super) fn file_identity(path: &Path) -> Option<(u64, u64)> {
 /// The limit on open files that instances get: the user's own, not the one that we raised ours to.
 fn open_files(soft: u64) -> Option<OpenFiles> {
     OpenFiles::current().ok().map(|ours| OpenFiles { soft, hard: ours.hard })
+}
+
+/// Where instances get control groups. Without, what escapes them is searched for.
+fn cgroups(node: NodeId, keeper: u32) -> Option<Arc<Cgroups>> {
+    match Cgroups::find(&node.to_string(), &[keeper, std::process::id()]) {
+        Ok(cgroups) => {
+            tracing::info!("instances run in control groups below {}", cgroups.folder().display());
+            Some(Arc::new(cgroups))
+        }
+        Err(why) => {
+            tracing::info!("instances run without control groups: {why}");
+            None
+        }
+    }
 }
 
 fn open_state(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyhow::Result<(State, Contents)> {

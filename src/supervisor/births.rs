@@ -34,6 +34,7 @@ impl Core {
             }
         };
         let env = self.environment(entry, &spec);
+        let own = self.own_variables(entry, &spec).into_iter().map(|(name, _)| name).collect();
         let extra = match self.readiness_pipe(id, incarnation, &spec) {
             Ok(extra) => extra,
             Err(error) => {
@@ -49,6 +50,8 @@ impl Core {
             cwd: spec.cwd.clone(),
             spec,
             env,
+            own,
+            cgroups: self.cgroups.clone(),
             listeners,
             link: theirs,
             extra,
@@ -72,7 +75,12 @@ impl Core {
         }
     }
 
-    pub(super) async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
+    pub(super) async fn spawned(&mut self, outcome: Outcome) {
+        let Outcome { instance: id, incarnation, result, warnings } = outcome;
+        if let Some(entry) = self.registry.instances.get(&id) {
+            let app = self.registry.app_of(entry).spec.name.clone();
+            warnings.into_iter().for_each(|warning| self.warn(format!("app `{app}`: {warning}")));
+        }
         let spawned = match result {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -158,8 +166,15 @@ impl Core {
         }
     }
 
-    /// The whole environment of an instance: its app's, and who it is.
+    /// The whole environment of an instance: its app's, and who it is. Without what its files of variables say.
     pub(super) fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+        let own = self.own_variables(entry, spec);
+        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
+        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+    }
+
+    /// Who an instance is, as variables.
+    pub(super) fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
         let paths = self.log_paths(entry);
         let identity = Identity {
             id: entry.id,
@@ -173,8 +188,7 @@ impl Core {
         };
         let mut own = variables::instance_variables(spec, &identity);
         own.extend(self.health_variables(spec));
-        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
-        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+        own
     }
 
     pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {

@@ -35,7 +35,7 @@ use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Action, Event as Life, Exit, Incarnation};
 use crate::logs::{Event as LogEvent, Kind as Stream, Pump};
-use crate::process::{ExecFailure, OpenFiles};
+use crate::process::{Cgroups, ExecFailure, OpenFiles};
 use crate::relay::NodeId;
 use crate::snapshot::Snapshot;
 use crate::status::{Host, Sampler};
@@ -84,6 +84,8 @@ pub struct Core {
     pub keeper_pid: u32,
     pub store_limit: u32,
     pub open_files: Option<OpenFiles>,
+    /// Where each process gets a control group of its own, if anywhere.
+    pub cgroups: Option<Arc<Cgroups>>,
     /// Where output goes besides the log files, in `herdwire run`.
     pub foreground: Option<foreground::Output>,
     pub began: Instant,
@@ -375,6 +377,9 @@ impl Core {
         }
         if tokio::time::timeout(LIMIT, self.tasks.wait()).await.is_err() {
             tracing::warn!("{} tasks have not ended in time", self.tasks.len());
+        }
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.close();
         }
         self.keeper.goodbye(i32::from(code))?;
         Ok(ExitCode::from(code))
