@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use herdwire_ipc::tokio::Watched;
@@ -15,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::spec::{Command, ProbeTarget};
-use crate::process::{self, Launch, OpenFiles, Output, Pidfd};
+use crate::config::spec::{Bounds, Command, EnvFile, ProbeTarget};
+use crate::process::{self, Launch, OpenFiles, Output, Pidfd, env_file};
 
 /// Bytes of an HTTP answer that are read to find its status.
 const STATUS_LINE: usize = 1024;
@@ -26,9 +27,15 @@ const CLEAN_UP: Duration = Duration::from_secs(2);
 const UNWANTED: &str = "nobody wants to know any more";
 
 /// How a command is run: as the app is. Holds an environment, so it has no Debug.
+#[derive(Default)]
 pub struct Surroundings {
     pub cwd: PathBuf,
     pub env: Vec<(String, String)>,
+    /// Read for every look, as for every start: what is in them is kept nowhere.
+    pub env_files: Vec<EnvFile>,
+    /// Variables that no file may change.
+    pub own: Vec<String>,
+    pub bounds: Bounds,
     pub open_files: Option<OpenFiles>,
     /// For `ps`.
     pub label: String,
@@ -41,7 +48,7 @@ pub struct Surroundings {
 pub async fn once(
     target: &ProbeTarget,
     limit: Duration,
-    around: &Surroundings,
+    around: &Arc<Surroundings>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
     match target {
@@ -107,17 +114,23 @@ fn verdict(line: &[u8]) -> Result<(), String> {
 async fn run(
     command: &Command,
     limit: Duration,
-    around: &Surroundings,
+    around: &Arc<Surroundings>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
     let program = command.program.display().to_string();
-    let (command, cwd, env) = (command.clone(), around.cwd.clone(), around.env.clone());
-    let (label, open_files) = (around.label.clone(), around.open_files);
+    let (command, around) = (command.clone(), Arc::clone(around));
     // It blocks until the trampoline runs.
     let born = tokio::task::spawn_blocking(move || {
         let nowhere = || io::Result::Ok(OwnedFd::from(File::options().write(true).open("/dev/null")?));
-        let (out, err) = (Output::File(nowhere()?), Output::File(nowhere()?));
-        let launch = Launch { env, out, err, open_files, ..Launch::new(&command.program, &command.args, &cwd, &label) };
+        let files = env_file::read(&around.env_files).map_err(io::Error::other)?;
+        let launch = Launch {
+            env: env_file::over(around.env.clone(), files, &around.own),
+            out: Output::File(nowhere()?),
+            err: Output::File(nowhere()?),
+            bounds: Some(&around.bounds),
+            open_files: around.open_files,
+            ..Launch::new(&command.program, &command.args, &around.cwd, &around.label)
+        };
         process::spawn(launch).map_err(io::Error::other)
     });
     let spawned = born.await.map_err(io::Error::other).and_then(|born| born);
@@ -181,13 +194,14 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    fn around() -> Surroundings {
-        Surroundings {
-            cwd: "/".into(),
-            env: vec![("PROBED".into(), "yes".into())],
-            open_files: None,
-            label: "p".into(),
-        }
+    fn around() -> Arc<Surroundings> {
+        let env = vec![("PROBED".into(), "yes".into())];
+        Arc::new(Surroundings { cwd: "/tmp".into(), env, label: "p".into(), ..Surroundings::default() })
+    }
+
+    async fn sh(script: &str, limit: Duration) -> Result<(), String> {
+        let args = vec!["-c".to_owned(), script.to_owned()];
+        look(ProbeTarget::Exec(Command { program: "/bin/sh".into(), args }), limit).await
     }
 
     async fn look(target: ProbeTarget, limit: Duration) -> Result<(), String> {
@@ -239,6 +253,34 @@ mod tests {
         let target = ProbeTarget::Http { address, host: "here".into(), path: "/".into() };
         let why = look(target, Duration::from_millis(50)).await.unwrap_err();
         assert!(why.contains("no answer within"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_command_is_well_when_it_ends_with_0_in_the_apps_folder_and_environment() {
+        assert_eq!(sh("test $PWD = /tmp && test $PROBED = yes && yes | head -c 1000000", LIMIT).await, Ok(()));
+        assert!(sh("exit 3", LIMIT).await.unwrap_err().contains("ended with 3"));
+        assert!(sh("kill -9 $$", LIMIT).await.unwrap_err().contains("signal 9"));
+        let nothing = Command { program: "/nonexistent".into(), args: Vec::new() };
+        assert!(look(ProbeTarget::Exec(nothing), LIMIT).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_is_killed_and_leaves_no_zombie() {
+        let why = sh("trap '' TERM INT; while :; do :; done", Duration::from_millis(200)).await.unwrap_err();
+        assert!(why.contains("has not ended within"), "{why}");
+        // Nobody is left to be waited for: alone in its process under nextest.
+        let any = nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        assert_eq!(any, Err(nix::errno::Errno::ECHILD));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_nobody_waits_for_any_more_is_killed() {
+        let (stop, args) = (CancellationToken::new(), vec!["1000".to_owned()]);
+        let target = ProbeTarget::Exec(Command { program: "/bin/sleep".into(), args });
+        let around = around();
+        let looking = once(&target, LIMIT, &around, &stop);
+        stop.cancel();
+        assert_eq!(looking.await, Err(UNWANTED.to_owned()));
     }
 
     #[test]

@@ -35,10 +35,12 @@ impl Processes {
         Processes(pids.filter_map(|pid| Some((pid, kin(pid)?))).collect())
     }
 
-    /// The processes of an instance: its session's, and what descends from them.
-    pub fn group_of(&self, leader: u32) -> Vec<u32> {
+    /// The processes of an instance: its session's, those that are known to belong to it, and what descends from
+    /// any of them.
+    pub fn group_of(&self, leader: u32, known: &[u32]) -> Vec<u32> {
         let mut group: BTreeSet<u32> =
             self.0.iter().filter(|(pid, kin)| **pid == leader || kin.session == leader).map(|(pid, _)| *pid).collect();
+        group.extend(known);
         let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (pid, kin) in &self.0 {
             children.entry(kin.parent).or_default().push(*pid);
@@ -167,8 +169,10 @@ mod tests {
             (20, 1, 20),
             (21, 20, 20),
         ]);
-        assert_eq!(all.group_of(10), [10, 11, 12, 13, 14]);
-        assert_eq!(all.group_of(20), [20, 21]);
+        assert_eq!(all.group_of(10, &[]), [10, 11, 12, 13, 14]);
+        // Its control group knows of one that nothing else tells of.
+        assert_eq!(all.group_of(10, &[21]), [10, 11, 12, 13, 14, 21]);
+        assert_eq!(all.group_of(20, &[20]), [20, 21]);
     }
 
     #[test]
@@ -208,7 +212,7 @@ Pss:                   3 kB
         let ballast = vec![1u8; 64 << 20];
         let after = used_by(&own, u64::MAX);
         assert!(after >= before + (60 << 20), "{before} to {after}");
-        assert!(Processes::now().group_of(std::process::id()).contains(&std::process::id()));
+        assert!(Processes::now().group_of(std::process::id(), &[]).contains(&std::process::id()));
         drop(ballast);
     }
 }

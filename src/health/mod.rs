@@ -35,6 +35,7 @@ pub use socket::NotifySocket;
 use crate::config::spec::{HealthSpec, ProbeTarget};
 use crate::keeper::handle::Store;
 use crate::lifecycle::{Ailment, Incarnation};
+use crate::process::Group;
 use crate::snapshot::HealthView;
 use crate::wire::Wire;
 
@@ -48,6 +49,8 @@ pub struct Watched {
     pub pid: u32,
     /// Of its pidfd; 0 where the kernel gives none.
     pub inode: u64,
+    /// Its control group, if it has one.
+    pub group: Option<Group>,
     /// What its app asks for.
     pub health: HealthSpec,
     /// How its probes' commands are run; needed only if there is one.

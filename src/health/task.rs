@@ -19,6 +19,7 @@ use super::{Around, Board, Command, Finding, News, Phase, Watched, pipe};
 use crate::config::spec::{HealthSpec, Probe};
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Ailment, Incarnation, Time};
+use crate::process::Group;
 use crate::supervisor::clock;
 
 /// How often the memory of groups that have a limit is looked at.
@@ -53,6 +54,7 @@ struct Subject {
     incarnation: Incarnation,
     pid: u32,
     inode: u64,
+    group: Option<Group>,
     phase: Phase,
     health: HealthSpec,
     surroundings: Option<Arc<Surroundings>>,
@@ -174,11 +176,12 @@ impl Task {
     }
 
     fn watch(&mut self, watched: Watched, phase: Phase) {
-        let Watched { instance, incarnation, pid, inode, health, surroundings, ready } = watched;
+        let Watched { instance, incarnation, pid, inode, group, health, surroundings, ready } = watched;
         let subject = Subject {
             incarnation,
             pid,
             inode,
+            group,
             phase,
             watchdog: health.watchdog,
             vigil: None,
@@ -306,8 +309,7 @@ impl Task {
 
     fn look_at(&self, key: Key, purpose: Purpose, probe: Probe) {
         let Some(subject) = self.subjects.get(&key.0) else { return };
-        let nothing = || Surroundings { cwd: "/".into(), env: Vec::new(), open_files: None, label: String::new() };
-        let around = subject.surroundings.clone().unwrap_or_else(|| Arc::new(nothing()));
+        let around = subject.surroundings.clone().unwrap_or_default();
         let stop = subject.lookers.clone();
         self.around.tasks.spawn(probe::watch(
             (key, purpose),
@@ -549,7 +551,7 @@ impl Task {
     fn look_at_memory(&mut self, now: Time) {
         let limited = |(instance, subject): (&u32, &Subject)| {
             let limit = subject.health.max_memory.filter(|_| subject.phase == Phase::Online)?;
-            Some(((*instance, subject.incarnation), subject.pid, limit))
+            Some(((*instance, subject.incarnation), subject.pid, subject.group.clone(), limit))
         };
         let limited: Vec<_> = self.subjects.iter().filter_map(limited).collect();
         if limited.is_empty() {
@@ -561,7 +563,10 @@ impl Task {
         let results = self.results.clone();
         self.around.tasks.spawn_blocking(move || {
             let processes = Processes::now();
-            let figure = |(key, pid, limit)| (key, memory::used_by(&processes.group_of(pid), limit));
+            let figure = |(key, pid, group, limit): (Key, u32, Option<Group>, u64)| {
+                let inside = group.map(|group| group.processes()).unwrap_or_default();
+                (key, memory::used_by(&processes.group_of(pid, &inside), limit))
+            };
             let figures = limited.into_iter().map(figure).collect();
             // The task ends only with everything else.
             let _ = results.blocking_send(Brought::Measured(figures));

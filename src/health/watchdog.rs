@@ -10,6 +10,9 @@ use crate::lifecycle::Time;
 /// So late beyond what was planned, and we were stopped, suspended or starved ourselves.
 const AWAY: Duration = Duration::from_secs(1);
 
+/// The shortest silence of a link that means something.
+const SHORTEST: Duration = Duration::from_secs(3);
+
 /// Whether we woke so late that what we did not hear proves nothing.
 pub fn was_away(planned: Time, now: Time) -> bool {
     now.since(planned) >= AWAY
@@ -59,9 +62,10 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Nothing is seen yet, so nothing is missed.
+    /// Nothing is seen yet, so nothing is missed. A participant beats once a second, so less than [`SHORTEST`] is
+    /// lengthened to it.
     pub fn new(interval: Duration) -> Pulse {
-        Pulse { interval, seen: None }
+        Pulse { interval: interval.max(SHORTEST), seen: None }
     }
 
     /// Takes what was read; any change is a sign of life, since the number comes from a stranger.

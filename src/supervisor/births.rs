@@ -157,7 +157,7 @@ impl Core {
     }
 
     /// Who an instance is, as variables.
-    fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+    pub(super) fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
         let paths = self.log_paths(entry);
         let identity = Identity {
             id: entry.number,

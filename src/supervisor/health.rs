@@ -15,6 +15,7 @@ use crate::health::{self, Finding, NotifySocket, Phase, ProbeSurroundings, Sense
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, Instance, State, Trigger};
+use crate::process::Group;
 use crate::relay::NodeId;
 use crate::snapshot::HealthView;
 use crate::triggers::{self, Triggers};
@@ -132,6 +133,7 @@ impl Core {
             incarnation,
             pid: *pid,
             inode: pidfd.inode().unwrap_or(0),
+            group: self.group(id).filter(Group::exists),
             surroundings: health::runs_commands(&spec.health).then(|| self.probe_surroundings(entry, spec)),
             health: spec.health.clone(),
             ready: self.watchers.pipes.remove(&(id, incarnation.0)),
@@ -143,6 +145,9 @@ impl Core {
         ProbeSurroundings {
             cwd: spec.cwd.clone(),
             env: self.environment(entry, spec),
+            env_files: spec.env_files.clone(),
+            own: self.own_variables(entry, spec).into_iter().map(|(name, _)| name).collect(),
+            bounds: spec.bounds.clone(),
             open_files: self.open_files,
             label: format!("{}:{} (probe)", spec.name, entry.id),
         }

@@ -1,14 +1,11 @@
 //! What is not watched. Pure: paths are relative to the watched folder.
 //!
 //! A pattern without a slash means the name at any depth; one with a slash counts from the watched folder. Whatever lies below
-//! an ignored folder is ignored. Without patterns, dotfiles and `node_modules` are: pm2's defaults.
+//! an ignored folder is ignored. What is ignored without a word of the user's is for `config`.
 
 use std::path::{Component, Path};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-
-/// pm2's defaults. `.?*` so that `.` itself is none of them.
-const DEFAULTS: [&str; 2] = [".?*", "node_modules"];
 
 /// A pattern that means nothing.
 #[derive(Debug, thiserror::Error)]
@@ -25,15 +22,13 @@ pub struct Ignore {
 }
 
 impl Ignore {
-    /// The patterns of a setting for one watched folder; the defaults if there are none. Absolute patterns count as
-    /// from that folder.
+    /// The patterns of a setting for one watched folder. Absolute patterns count as from that folder.
     ///
     /// # Errors
     /// The first pattern that means nothing.
     pub fn new(patterns: &[String], root: &Path) -> Result<Ignore, PatternError> {
         let mut set = GlobSetBuilder::new();
-        let defaults = DEFAULTS.map(str::to_owned);
-        for pattern in if patterns.is_empty() { &defaults[..] } else { patterns } {
+        for pattern in patterns {
             let glob = GlobBuilder::new(&anchored(pattern, root)).literal_separator(true).build();
             set.add(glob.map_err(|source| PatternError { pattern: pattern.clone(), source })?);
         }
@@ -73,14 +68,15 @@ mod tests {
     }
 
     #[test]
-    fn dotfiles_and_node_modules_are_not_watched_unless_asked_for() {
+    fn the_usual_patterns_leave_out_hidden_files_and_modules_of_node() {
+        let usual = ["**/.*", "**/.*/**", "**/node_modules", "**/node_modules/**"];
         for path in [".git/HEAD", "a/.cache", "node_modules/x/y.js", "a/b/node_modules", ".env"] {
-            assert!(hidden(&[], path), "{path}");
+            assert!(hidden(&usual, path), "{path}");
         }
         for path in ["src/main.js", "node_modules.js", "a.b", "my_node_modules/x"] {
-            assert!(!hidden(&[], path), "{path}");
+            assert!(!hidden(&usual, path), "{path}");
         }
-        assert!(!hidden(&["tmp"], ".git/HEAD"));
+        assert!(!hidden(&[], ".git/HEAD"));
     }
 
     #[test]
