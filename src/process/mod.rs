@@ -12,6 +12,7 @@
 mod birth;
 mod go;
 pub mod listen;
+mod orphans;
 mod pidfd;
 pub mod sealed;
 mod spawn;
@@ -20,6 +21,7 @@ mod sweep;
 mod sys;
 
 pub use go::{ExecFailure, Go, Launching, Step};
+pub use orphans::{Ended, end_orphans};
 pub use pidfd::Pidfd;
 pub use spawn::{Launch, OpenFiles, Parent, SpawnError, Spawned, spawn};
 pub use sweep::{Swept, sweep_descendants};

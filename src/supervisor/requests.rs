@@ -35,7 +35,7 @@ pub struct Pending {
 
 /// What is awaited of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goal {
+pub(super) enum Goal {
     /// Online in an incarnation later than this one.
     OnlineAfter(u32),
     Stopped,
@@ -58,14 +58,14 @@ impl Core {
             Request::Restart { select } => return self.change(&select, Life::Restart, reply).await,
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
+            Request::Save => return self.save(reply).await,
+            Request::Resurrect => return self.resurrect(reply).await,
             Request::Upgrade { .. }
             | Request::Reload { .. }
             | Request::Scale { .. }
             | Request::Apply { .. }
             | Request::ReopenLogs { .. }
             | Request::FlushLogs { .. }
-            | Request::Save
-            | Request::Resurrect
             | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
             Request::Kill => {
                 self.end_all().await;
@@ -117,7 +117,7 @@ impl Core {
         refused.map_or(Ok(goals), Err)
     }
 
-    fn bind(&self, spec: &AppSpec) -> Result<Vec<OwnedFd>, Failure> {
+    pub(super) fn bind(&self, spec: &AppSpec) -> Result<Vec<OwnedFd>, Failure> {
         let known = self.registry.app_named(&spec.name);
         let mut sockets = Vec::with_capacity(spec.listen.len());
         for address in &spec.listen {
@@ -143,6 +143,19 @@ impl Core {
     }
 
     async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
+        let autostart = spec.autostart;
+        let id = self.add_app(spec, listeners).await?;
+        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
+        let mut goals = Vec::new();
+        for instance in ids.into_iter().filter(|_| autostart) {
+            goals.push((instance, self.goal_online(instance)));
+            self.live(instance, Life::Restart).await;
+        }
+        Ok(goals)
+    }
+
+    /// Keeps an app, or its new spec, and makes as many instances of it as it wants; none is started.
+    pub(super) async fn add_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
         let known = self.registry.app_named(&spec.name).map(|app| (app.id, app.revision));
         let (id, revision) = known.map_or((self.globals.next_app, 1), |(id, revision)| (id, revision + 1));
         let bytes = herdwire_ipc::codec::encode(&spec)
@@ -158,7 +171,6 @@ impl Core {
             self.commit_globals();
         }
         let wanted = spec.instances;
-        let autostart = spec.autostart;
         let old_listeners = self.registry.apps.get(&id).map_or(0, |app| app.listeners.len());
         let app = App { id, revision, spec: Arc::new(spec), listeners };
         if let Err(error) = self.state.commit_app(&app.record()) {
@@ -173,13 +185,7 @@ impl Core {
             }
         }
         self.fit(id, wanted).await?;
-        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
-        let mut goals = Vec::new();
-        for instance in ids.into_iter().filter(|_| autostart) {
-            goals.push((instance, self.goal_online(instance)));
-            self.live(instance, Life::Restart).await;
-        }
-        Ok(goals)
+        Ok(id)
     }
 
     /// Adds or removes instances until there are as many as wanted.
@@ -190,13 +196,10 @@ impl Core {
             self.doom(*id).await;
         }
         for _ in ids.len()..wanted as usize {
-            // The number first: it must not be given twice, whatever happens between the two commits.
-            let id = self.globals.next_instance;
-            self.globals.next_instance += 1;
-            self.commit_globals();
+            let (id, number) = self.number_instance();
             let entry = Entry {
                 id,
-                number: id,
+                number,
                 app,
                 index: self.registry.free_index(app),
                 life: Instance::new(),
@@ -317,13 +320,13 @@ impl Core {
 
     // --- answers ---
 
-    fn goal_online(&self, id: u32) -> Goal {
+    pub(super) fn goal_online(&self, id: u32) -> Goal {
         let life = &self.registry.instances[&id].life;
         // One that is being stopped or restarted gets a process after this one.
         Goal::OnlineAfter(life.incarnation().0)
     }
 
-    fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
+    pub(super) fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
         let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
             let rules = &self.registry.app_of(entry).spec.rules;
             rules.kill_timeout * 2 + rules.listen_timeout
@@ -365,7 +368,8 @@ impl Core {
             tracing::error!("{}", failure.what);
             failure.cause.iter().for_each(|cause| tracing::error!("cause: {cause}"));
             failure.hint.iter().for_each(|hint| tracing::error!("hint:  {hint}"));
-            self.run_failed = true;
+            // A supervisor that a unit starts stays, whatever could not be brought back.
+            self.run_failed = self.foreground.is_some();
         }
     }
 
