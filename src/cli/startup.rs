@@ -214,7 +214,6 @@ impl Unit {
             r#"{MARK}
 [Unit]
 Description=Herdwire, the apps of {user}
-Documentation=man:herdwire(1)
 Wants=network-online.target
 After=network-online.target
 

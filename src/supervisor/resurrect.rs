@@ -106,7 +106,8 @@ impl Core {
         if apps.is_empty() && ended.found == 0 {
             return;
         }
-        let names: Vec<String> = apps.iter().map(|app| app.spec.name.clone()).collect();
+        let ran = |app: &&SavedApp| app.instances.iter().any(|instance| instance.running);
+        let names: Vec<String> = apps.iter().filter(ran).map(|app| app.spec.name.clone()).collect();
         let (_, refused) = self.bring_back(apps).await;
         let left = match ended {
             Ended { found: 0, .. } => "nothing of them was left".to_owned(),

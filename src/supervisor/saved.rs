@@ -189,8 +189,6 @@ impl Document {
     }
 }
 
-#[cfg(test)]
-mod tests;
 
 #[cfg(test)]
 mod tests;

@@ -116,6 +116,15 @@ impl Core {
         }
     }
 
+    /// What was written down and does not run, as a sentence for `list`.
+    pub(super) fn what_waits(&self) -> Option<String> {
+        let names: Vec<&str> = self.saving.waiting.iter().map(|app| app.spec.name.as_str()).collect();
+        (!names.is_empty()).then(|| {
+            let names = names.join(", ");
+            format!("saved and not started: {names}; `herdwire resurrect` starts them, `herdwire save` forgets them")
+        })
+    }
+
     /// Everything is about to end: what runs now is what `resurrect` brings back.
     pub(super) fn note_the_end(&mut self) {
         if self.saving.off || self.saving.last.is_some() {
