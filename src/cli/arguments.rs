@@ -85,6 +85,23 @@ pub enum Verb {
     },
     /// End all instances and the supervisor
     Kill,
+    /// Write down what runs, for `resurrect`; it is written by itself, too
+    #[command(alias = "dump")]
+    Save {
+        /// Also when nothing runs, which forgets what was written down
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Start again what was written down and does not run
+    Resurrect {
+        /// Stay in the foreground as the keeper, for units and containers
+        #[arg(long)]
+        no_daemon: bool,
+    },
+    /// Have everything started again when the machine starts
+    Startup(StartupOptions),
+    /// Undo `startup`
+    Unstartup(StartupOptions),
     /// Ask whether the supervisor answers
     Ping {
         /// As JSON
@@ -170,6 +187,31 @@ impl StartOptions {
         ];
         given.into_iter().find_map(|(given, option)| given.then_some(option)).or(self.flags.first())
     }
+}
+
+#[derive(Debug, Default, Args)]
+pub struct StartupOptions {
+    /// The init system: systemd is the one that is known
+    #[arg(default_value = "systemd", value_parser = ["systemd"])]
+    pub platform: String,
+    /// Whose apps they are [default: yours]
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// That user's home folder [default: as the system says]
+    #[arg(long, value_name = "DIR")]
+    pub hp: Option<std::path::PathBuf>,
+    /// Name of the unit [default: herdwire-USER]
+    #[arg(long, value_name = "NAME")]
+    pub service_name: Option<String>,
+    /// Only print the unit
+    #[arg(long)]
+    pub print: bool,
+    /// Write over a unit that is another
+    #[arg(long)]
+    pub force: bool,
+    /// Where units lie
+    #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system", hide = true)]
+    pub unit_dir: std::path::PathBuf,
 }
 
 #[derive(Debug, Args)]

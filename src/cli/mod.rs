@@ -19,8 +19,10 @@ mod manage;
 mod output;
 mod reload;
 mod run;
+mod save;
 mod select;
 mod start;
+mod startup;
 #[cfg(test)]
 mod testing;
 
@@ -71,6 +73,12 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Outcome {
 }
 
 fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
+    // These may be run by root for somebody else's home, which is not looked into.
+    match &verb {
+        Verb::Startup(options) => return startup::startup(options, out).map(|()| Outcome::Exit(ExitCode::SUCCESS)),
+        Verb::Unstartup(options) => return startup::unstartup(options, out).map(|()| Outcome::Exit(ExitCode::SUCCESS)),
+        _ => {}
+    }
     let home = Home::from_environment()?;
     home.check()?;
     let client = Client::new(home);
@@ -85,6 +93,10 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Restart { select } => manage::restart(&client, &select, out)?,
         Verb::Reload(arguments) => reload::reload(&client, &arguments, out)?,
         Verb::Delete { select } => manage::delete(&client, &select, out)?,
+        Verb::Save { force } => save::save(&client, force, out)?,
+        Verb::Resurrect { no_daemon: true } => return save::serve(&client).map(Outcome::Foreground),
+        Verb::Resurrect { no_daemon: false } => save::resurrect(&client, out)?,
+        Verb::Startup(_) | Verb::Unstartup(_) => unreachable!("done above"),
         Verb::Kill => manage::kill(&client, out)?,
         Verb::Ping { json } => manage::ping(&client, json, out)?,
     }

@@ -17,6 +17,7 @@ mod go;
 mod hierarchy;
 mod identity;
 pub mod listen;
+mod orphans;
 mod pidfd;
 pub mod sealed;
 mod spawn;
@@ -26,6 +27,7 @@ mod sys;
 
 pub use cgroup::{Cgroups, Group, Removal};
 pub use go::{ExecFailure, Go, Launching, Step};
+pub use orphans::{Ended, end_orphans};
 pub use pidfd::Pidfd;
 pub use spawn::{Launch, OpenFiles, Output, Parent, SpawnError, Spawned, spawn};
 pub use sweep::{Swept, sweep_descendants};

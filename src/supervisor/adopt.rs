@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 use super::control::Request;
 use super::core::{self, Core, Sources};
 use super::registry::{App, Entry, Process, Registry, Release, Role};
+use super::saved::{self, Here};
+use super::saving::{self, Saving};
 use super::settings::Sections;
 use super::state::{Contents, State};
 use super::traffic::{self, Routes};
@@ -44,12 +46,19 @@ use crate::wire::{self, Wire};
 const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
-pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd) -> anyhow::Result<Core> {
+pub async fn adopt(
+    keeper: KeeperLink,
+    inheritance: Inheritance,
+    reopen: OwnedFd,
+    serves: bool,
+) -> anyhow::Result<Core> {
     let Inheritance { epoch, keeper_pid, foreground, mut descriptors, exits, store_limit, descriptor_limit, .. } =
         inheritance;
     let home = Home::from_environment()?;
     let node = home.node()?;
     let store = Store::new(keeper.sender());
+    let is_first = !descriptors.contains_key(&Name::new(Kind::State, 0, 0));
+    let foreground = foreground && !serves;
     let (state, contents) = open_state(&mut descriptors, &store)?;
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -88,6 +97,13 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     let (orders, outcomes) = core::start_spawner().context("the spawning thread cannot be started")?;
     let (executions_in, executions) = mpsc::channel(QUEUE);
     let random = getrandom::u64().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
+    let (writer, writing) = saved::writer::Writer::new(home.saved(), shutdown.clone());
+    tasks.spawn(writing);
+    let here = Here {
+        boot: saving::boot_id(),
+        home: home.path().display().to_string(),
+        node: node.to_string(),
+    };
     let keeper_socket = Watched::new(keeper.as_fd().try_clone_to_owned()?)?;
     let mut core = Core {
         home,
@@ -100,6 +116,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
         foreground: foreground.then(foreground::Output::start).transpose()?,
         began: Instant::now(),
         sections: Sections::new(arrivals_in, Look::new(looks_in, History::default()), random),
+        saving: Saving::new(writer, here, foreground),
         keeper,
         store,
         state,
@@ -154,6 +171,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
     core.end_forgotten_groups(all_known);
     core.catch_up(exits).await;
+    core.read_saved(is_first).await;
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
     Ok(core)

@@ -24,6 +24,7 @@ use super::control_server::Asked;
 use super::deploys::Awaited;
 use super::registry::{App, Entry, Process, Registry, Role};
 use super::requests::Pending;
+use super::saving::Saving;
 use super::settings::Sections;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
@@ -107,6 +108,8 @@ pub struct Core {
     pub executions: mpsc::Sender<(u32, Incarnation, Result<(), ExecFailure>)>,
     pub routes: watch::Sender<Routes>,
     pub sections: Sections,
+    /// The copy on disk.
+    pub saving: Saving,
     pub sampler: Sampler,
     pub host: Option<Host>,
     /// When figures were last kept for the status page's curves.
@@ -180,7 +183,10 @@ impl Core {
             }
             Event::Keeper(FromKeeper::Quiesce | FromKeeper::Upgraded | FromKeeper::UpgradeFailed(_)) => {}
             Event::Keeper(FromKeeper::Gone) => {}
-            Event::Request((request, reply)) => self.request(request, reply).await,
+            Event::Request((request, reply)) => {
+                self.request(request, reply).await;
+                self.note_changes();
+            }
             Event::Spawned(outcome) => {
                 self.spawned(outcome).await;
                 self.place_orders();
@@ -295,6 +301,7 @@ impl Core {
 
     async fn beat(&mut self) {
         self.resolve_unsure().await;
+        self.look_after_saving();
         if let Err(error) = self.keeper.alive() {
             tracing::warn!("the keeper does not hear us: {error}");
         }
@@ -303,6 +310,7 @@ impl Core {
     /// Tells every instance to stop, for good.
     pub async fn end_all(&mut self) {
         if !self.globals.ending {
+            self.note_the_end();
             self.globals.ending = true;
             self.commit_globals();
             tracing::info!("everything ends");
@@ -359,6 +367,7 @@ impl Core {
         }
         self.registry.apps.values().for_each(App::unlink_sockets);
         self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
+        self.note_ended().await;
         self.shutdown.cancel();
         self.tasks.close();
         let (front, bridge) = (self.sections.front().cloned(), self.sections.bridge().cloned());

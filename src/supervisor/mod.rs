@@ -24,6 +24,9 @@ mod logs;
 mod preflight;
 mod registry;
 mod requests;
+mod resurrect;
+mod saved;
+mod saving;
 mod settings;
 mod spawner;
 pub mod state;
@@ -38,13 +41,19 @@ use crate::keeper::client::KeeperLink;
 /// How long the keeper may take to hand everything over.
 const INHERITANCE_LIMIT: Duration = Duration::from_secs(10);
 
+/// What a keeper in the foreground tells its supervisor that is not `herdwire run`'s: it serves until it is told to end,
+/// with apps or without, and copies no output.
+pub const SERVE: &str = "--serve";
+
 /// Exit code of a supervisor that was not started by a keeper or could not use what it was given.
 const UNUSABLE: u8 = 78;
 
 /// The role `__supervisor`: started by the keeper, with its socket at descriptor 3.
 pub fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
-    match run() {
+    // The second word, if there is one: see `SERVE`.
+    let serves = std::env::args_os().nth(2).is_some_and(|word| word == SERVE);
+    match run(serves) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("the supervisor ends: {error:#}");
@@ -53,14 +62,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<ExitCode> {
+fn run(serves: bool) -> anyhow::Result<ExitCode> {
     let mut keeper = KeeperLink::adopt_inherited()?;
     let inheritance = keeper.inheritance(INHERITANCE_LIMIT)?;
     let reopen = logs::take_signal()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("herdwire").enable_all().build()?;
     let code = runtime.block_on(async move {
-        let core = adopt::adopt(keeper, inheritance, reopen).await?;
+        let core = adopt::adopt(keeper, inheritance, reopen, serves).await?;
         core.run().await
     });
     // Threads that block (a splice into a dead disk) must not hold the exit up.

@@ -37,7 +37,7 @@ pub struct Pending {
 
 /// What is awaited of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goal {
+pub(super) enum Goal {
     /// Online in an incarnation later than this one.
     OnlineAfter(u32),
     Stopped,
@@ -61,11 +61,11 @@ impl Core {
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
             Request::Reload { select, apps, options } => return self.reload(&select, apps, options, reply).await,
+            Request::Save => return self.save(reply).await,
+            Request::Resurrect => return self.resurrect(reply).await,
             Request::Upgrade { .. }
             | Request::Scale { .. }
             | Request::Apply { .. }
-            | Request::Save
-            | Request::Resurrect
             | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
             Request::ReopenLogs { select } => self.reopen_logs(&select).await,
             Request::FlushLogs { select } => self.flush_logs(&select).await,
@@ -145,7 +145,25 @@ impl Core {
     }
 
     async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
-        let (wanted, autostart) = (spec.instances, spec.autostart);
+        let autostart = spec.autostart;
+        let id = self.take_app(spec, listeners).await?;
+        if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
+            // Should this supervisor die in between, its successor restarts the rest.
+            app.base = app.revision;
+            self.commit_app(id);
+        }
+        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
+        let mut goals = Vec::new();
+        for instance in ids.into_iter().filter(|_| autostart) {
+            goals.push((instance, self.goal_online(instance)));
+            self.live(instance, Life::Restart).await;
+        }
+        Ok(goals)
+    }
+
+    /// Keeps an app, or its new spec, and makes as many instances of it as it wants; none is started.
+    pub(super) async fn take_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
+        let wanted = spec.instances;
         let id = match self.registry.app_named(&spec.name).map(|app| app.id) {
             Some(id) => {
                 self.abort_deployment(id, "start").await;
@@ -154,20 +172,9 @@ impl Core {
             }
             None => self.add_app(spec, listeners)?,
         };
-        if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
-            // Should this supervisor die in between, its successor restarts the rest.
-            app.base = app.revision;
-            self.commit_app(id);
-        }
         self.fit(id, wanted).await?;
         self.watch_triggers(id).await;
-        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
-        let mut goals = Vec::new();
-        for instance in ids.into_iter().filter(|_| autostart) {
-            goals.push((instance, self.goal_online(instance)));
-            self.live(instance, Life::Restart).await;
-        }
-        Ok(goals)
+        Ok(id)
     }
 
     fn add_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
@@ -262,15 +269,12 @@ impl Core {
             self.doom(*id).await;
         }
         for _ in ids.len()..wanted as usize {
-            // The number first: it must not be given twice, whatever happens between the two commits.
-            let id = self.globals.next_instance;
-            self.globals.next_instance += 1;
-            self.commit_globals();
+            let (id, number) = self.number_instance();
             let of = &self.registry.apps[&app];
             let (revision, alone) = (of.revision, of.spec.instances == 1);
             let entry = Entry {
                 id,
-                number: id,
+                number,
                 app,
                 index: self.registry.free_index(app),
                 life: Instance::new(),
@@ -419,13 +423,13 @@ impl Core {
 
     // --- answers ---
 
-    fn goal_online(&self, id: u32) -> Goal {
+    pub(super) fn goal_online(&self, id: u32) -> Goal {
         let life = &self.registry.instances[&id].life;
         // One that is being stopped or restarted gets a process after this one.
         Goal::OnlineAfter(life.incarnation().0)
     }
 
-    fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
+    pub(super) fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
         let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
             let rules = &self.registry.spec_of(entry).rules;
             rules.kill_timeout * 2 + rules.listen_timeout
@@ -474,7 +478,8 @@ impl Core {
             tracing::error!("{}", failure.what);
             failure.cause.iter().for_each(|cause| tracing::error!("cause: {cause}"));
             failure.hint.iter().for_each(|hint| tracing::error!("hint:  {hint}"));
-            self.run_failed = true;
+            // A supervisor that a unit starts stays, whatever could not be brought back.
+            self.run_failed = self.foreground.is_some();
         }
     }
 

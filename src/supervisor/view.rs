@@ -57,7 +57,7 @@ impl Core {
             status_address: self.sections.status_address(),
             store_used: self.stored(),
             store_limit: self.store_limit,
-            warnings: self.warnings.iter().cloned().chain(self.bridge_trouble()).collect(),
+            warnings: self.warnings.iter().cloned().chain(self.bridge_trouble()).chain(self.what_waits()).collect(),
             notifications_ignored: self.watchers.senses.board().ignored(),
         }
     }
