@@ -125,7 +125,7 @@ fn snapshot(instances: Vec<InstanceView>) -> Snapshot {
         warnings: Vec::new(),
     };
     let host = HostView { name: "h".into(), cpus: 1, load_1m: 0.0, memory_total_bytes: 0, memory_used_bytes: 0 };
-    Snapshot { supervisor, instances, herds: Vec::new(), bridge: None, front: None, host }
+    Snapshot { supervisor, instances, herds: Vec::new(), deployments: Vec::new(), bridge: None, front: None, host }
 }
 
 fn instance(app: &str, log: &Path) -> InstanceView {

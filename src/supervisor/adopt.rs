@@ -107,6 +107,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         warnings: Vec::new(),
         pending: Vec::new(),
         awaited: Vec::new(),
+        applying: Vec::new(),
         strays: VecDeque::new(),
         unsure: Vec::new(),
         run: None,

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::applying::Applying;
 use super::control::Response;
 use super::control_server::Asked;
 use super::deploys::Awaited;
@@ -108,6 +109,7 @@ pub struct Core {
     pub pending: Vec<Pending>,
     /// Requests that wait for deployments.
     pub awaited: Vec<Awaited>,
+    pub applying: Vec<Applying>,
     pub strays: VecDeque<KeeperExit>,
     /// Adopted while launching: whether they were let go is not known yet.
     pub unsure: Vec<(u32, Incarnation)>,

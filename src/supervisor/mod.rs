@@ -10,6 +10,7 @@
 //! - State is committed before it is acted on: a process is let go, and an exit acknowledged, only after the commit.
 
 mod adopt;
+mod applying;
 mod births;
 pub mod clock;
 pub mod control;
@@ -21,6 +22,7 @@ mod foreground;
 mod preflight;
 mod registry;
 mod requests;
+mod scaling;
 mod settings;
 mod spawner;
 pub mod state;

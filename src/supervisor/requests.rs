@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::applying;
 use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::deaths::describe;
 use super::registry::{App, Entry, Process, Release, Role};
+use super::scaling::Resized;
 use crate::config::spec::{AppSpec, Settings};
 use crate::deployment::Deployment;
 use crate::keeper::name::{Kind, Name};
@@ -31,13 +33,15 @@ pub struct Pending {
     goals: Vec<(u32, Goal)>,
     /// What is deleted, as it was: the answer to a delete.
     deleted: Vec<InstanceView>,
+    /// What goes again when the goals are not reached.
+    added: Vec<u32>,
     reply: oneshot::Sender<Response>,
     until: Instant,
 }
 
 /// What is awaited of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goal {
+pub(super) enum Goal {
     /// Online in an incarnation later than this one.
     OnlineAfter(u32),
     Stopped,
@@ -61,9 +65,12 @@ impl Core {
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
             Request::Reload { select, apps, options } => return self.reload(&select, apps, options, reply).await,
+            Request::Scale { app, to } => return self.scale(&app, to, reply).await,
+            Request::Apply { apps, settings, origin, prune, dry } => {
+                let asked = applying::Asked { apps, settings, origin: &origin, prune, dry };
+                return self.apply_specs(asked, reply).await;
+            }
             Request::Upgrade { .. }
-            | Request::Scale { .. }
-            | Request::Apply { .. }
             | Request::ReopenLogs { .. }
             | Request::FlushLogs { .. }
             | Request::Save
@@ -144,7 +151,7 @@ impl Core {
         Ok(sockets)
     }
 
-    async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
+    pub(super) async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
         let (wanted, autostart) = (spec.instances, spec.autostart);
         let id = match self.registry.app_named(&spec.name).map(|app| app.id) {
             Some(id) => {
@@ -252,7 +259,7 @@ impl Core {
     }
 
     /// Adds or removes instances until there are as many as wanted; the highest indices go first.
-    async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
+    pub(super) async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
         let mut ids: Vec<(u32, u32)> = self.registry.staying(app).map(|entry| (entry.index, entry.id)).collect();
         ids.sort_unstable();
         let ids: Vec<u32> = ids.into_iter().map(|(_, id)| id).collect();
@@ -320,7 +327,7 @@ impl Core {
         self.await_goals(goals, reply);
     }
 
-    async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
+    pub(super) async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
         let ids = match self.find(select) {
             Ok(ids) => ids,
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
@@ -423,13 +430,24 @@ impl Core {
         Goal::OnlineAfter(life.incarnation().0)
     }
 
-    fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
+    pub(super) fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
         let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
             let rules = &self.registry.spec_of(entry).rules;
             rules.kill_timeout * 2 + rules.listen_timeout
         });
         let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
-        self.pending.push(Pending { goals, deleted: Vec::new(), reply, until });
+        self.pending.push(Pending { goals, deleted: Vec::new(), added: Vec::new(), reply, until });
+    }
+
+    pub(super) fn await_resized(&mut self, app: u32, resized: Resized, reply: oneshot::Sender<Response>) {
+        let added = resized.added.iter().map(|id| (*id, Goal::OnlineAfter(0)));
+        let goals = added.chain(resized.leaving.iter().map(|id| (*id, Goal::Gone))).collect();
+        self.await_goals(goals, reply);
+        let drain_timeout = self.registry.apps.get(&app).map(|app| app.spec.reload.drain_timeout);
+        if let Some(pending) = self.pending.last_mut() {
+            pending.added = resized.added;
+            pending.until += drain_timeout.unwrap_or_default();
+        }
     }
 
     /// Answers every request whose instances have got where they should be, or will not.
@@ -445,12 +463,16 @@ impl Core {
         self.heed_run();
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
-            if pending.reply.is_closed() {
+            if pending.reply.is_closed() && pending.added.is_empty() {
                 continue;
             }
             match self.verdict(&pending) {
                 None => waiting.push(pending),
-                Some(Err(failure)) => drop(pending.reply.send(Response::Failed(failure))),
+                Some(Err(failure)) => {
+                    self.shrink_back(&pending.added).await;
+                    // Whoever asked may have gone meanwhile.
+                    let _ = pending.reply.send(Response::Failed(failure));
+                }
                 Some(Ok(())) => {
                     let mut snapshot = self.snapshot(false).await;
                     if !pending.deleted.is_empty() {
@@ -462,6 +484,7 @@ impl Core {
             }
         }
         self.pending.extend(waiting);
+        self.answer_applying();
     }
 
     /// Ends `herdwire run` when what it asked for cannot be started.
