@@ -25,6 +25,12 @@ pub struct Applying {
     reply: oneshot::Sender<Response>,
 }
 
+impl Applying {
+    pub fn into_reply(self) -> oneshot::Sender<Response> {
+        self.reply
+    }
+}
+
 /// One app of a file, with what is to become of it.
 struct Part {
     spec: AppSpec,

@@ -144,7 +144,7 @@ impl Core {
 
     async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {
         let deadlines = self.registry.instances.values().filter_map(|entry| entry.life.deadline());
-        let deadline = deadlines.chain(self.deployments_due()).min();
+        let deadline = deadlines.chain(self.deployments_due()).chain(self.requests_due()).min();
         let wait = deadline.map(|at| at.since(clock::now()));
         let sources = &mut self.sources;
         Ok(tokio::select! {

@@ -1,7 +1,7 @@
 //! More or fewer instances of an app, and settings that need no new process.
 //!
-//! New instances that do not get ready are all removed again, so that a `scale` that failed has changed nothing; those that
-//! go finish what they have begun first.
+//! New instances have to stay online for `min_ready`, as in a reload. When one does not, all of them are removed again, so
+//! that a `scale` that failed has changed nothing. Those that go finish what they have begun first.
 
 use std::os::fd::OwnedFd;
 

@@ -4,6 +4,15 @@ use nix::sys::signal::Signal;
 
 use crate::herdwire::{Herdwire, is_alive, signal, until};
 
+/// Starts an app whose instances have started well soon.
+fn start(herdwire: &Herdwire, script: &str, instances: u32) {
+    let config = format!(
+        "[[app]]\nname = \"app\"\nscript = {script:?}\ninstances = {instances}\n[app.reload]\nmin_ready = \"100ms\"\n"
+    );
+    herdwire.write("herdwire.toml", &config);
+    herdwire.ok(&["start"]);
+}
+
 fn indices(herdwire: &Herdwire, app: &str) -> Vec<u64> {
     herdwire.instances(app).iter().map(|one| one.record["pm2_env"]["NODE_APP_INSTANCE"].as_u64().unwrap()).collect()
 }
@@ -11,7 +20,7 @@ fn indices(herdwire: &Herdwire, app: &str) -> Vec<u64> {
 #[test]
 fn instances_are_added_and_the_highest_indices_go_first() {
     let herdwire = Herdwire::new();
-    herdwire.ok(&["start", "echo $HERDWIRE_INDEX; exec sleep 1000", "-n", "app", "-i", "2"]);
+    start(&herdwire, "echo $HERDWIRE_INDEX; exec sleep 1000", 2);
     let before = herdwire.instances("app");
     herdwire.ok(&["scale", "app", "4"]);
     assert_eq!(indices(&herdwire, "app"), [0, 1, 2, 3]);
@@ -29,7 +38,7 @@ fn instances_are_added_and_the_highest_indices_go_first() {
 #[test]
 fn an_only_instance_keeps_its_log_when_others_come() {
     let herdwire = Herdwire::new();
-    herdwire.ok(&["start", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exec sleep 1000", "-n", "app"]);
+    start(&herdwire, "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exec sleep 1000", 1);
     herdwire.await_log("app-out.log", "one\n");
     herdwire.ok(&["scale", "app", "2"]);
     herdwire.kill_supervisor();
@@ -42,7 +51,7 @@ fn an_only_instance_keeps_its_log_when_others_come() {
 #[test]
 fn new_instances_that_do_not_get_ready_are_removed_again() {
     let herdwire = Herdwire::new();
-    herdwire.ok(&["start", "[ $HERDWIRE_INDEX -lt 2 ] || exit 6; exec sleep 1000", "-n", "app", "-i", "2"]);
+    start(&herdwire, "[ $HERDWIRE_INDEX -lt 2 ] || exit 6; exec sleep 1000", 2);
     let before = herdwire.instances("app");
     let said = herdwire.refused(&["scale", "app", "3"]);
     assert!(said.contains("app:2 ended: exit code 6"), "{said}");
@@ -55,7 +64,7 @@ fn new_instances_that_do_not_get_ready_are_removed_again() {
 #[test]
 fn a_number_that_cannot_be_is_refused() {
     let herdwire = Herdwire::new();
-    herdwire.ok(&["start", "sleep 1000", "-n", "app"]);
+    start(&herdwire, "sleep 1000", 1);
     assert!(herdwire.refused(&["scale", "app", "257"]).contains("more than 256"));
     assert!(herdwire.refused(&["scale", "app", "0"]).contains("herdwire stop app"));
     assert!(herdwire.refused(&["scale", "app", "-1"]).contains("none would be left"));
@@ -67,7 +76,7 @@ fn a_number_that_cannot_be_is_refused() {
 #[test]
 fn instances_added_by_a_scale_are_adopted_and_restarted_like_any_other() {
     let herdwire = Herdwire::new();
-    herdwire.ok(&["start", "sleep 1000", "-n", "app"]);
+    start(&herdwire, "sleep 1000", 1);
     herdwire.ok(&["scale", "app", "3"]);
     let before = herdwire.instances("app");
     herdwire.kill_supervisor();
