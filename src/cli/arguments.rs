@@ -76,6 +76,17 @@ pub enum Verb {
     /// Replace instances by new ones, each only once its successor is ready
     #[command(after_help = RELOAD_HELP)]
     Reload(ReloadArguments),
+    /// Change how many instances an app has
+    Scale {
+        /// Name of the app
+        app: String,
+        /// A number, or +N or -N for more or fewer
+        #[arg(allow_hyphen_values = true, value_name = "N")]
+        to: String,
+    },
+    /// Make what runs be what a file says, and touch nothing else
+    #[command(after_help = APPLY_HELP)]
+    Apply(ApplyArguments),
     /// Stop instances and take them off the list
     #[command(visible_alias = "del")]
     Delete {
@@ -109,6 +120,13 @@ pub enum Verb {
         json: bool,
     },
 }
+
+const APPLY_HELP: &str = "\
+Apps that are new in the file are started; those that differ in what an instance knows from its start are reloaded, as by
+`herdwire reload`; other settings are taken over without touching an instance. Variables of a terminal or a login
+(TERM, SSH_*, ...) are no difference. What was stopped stays stopped.
+
+Exit codes: 0 it is so, 2 it cannot work and nothing was touched, 3 a reload failed and was taken back.";
 
 const RELOAD_HELP: &str = "\
 The first new instance is tried alone; when it stays ready for `min_ready` its predecessor finishes what it has begun and
@@ -212,6 +230,22 @@ pub struct StartupOptions {
     /// Where units lie
     #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system", hide = true)]
     pub unit_dir: std::path::PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// A herdwire.toml
+    #[arg(default_value = "herdwire.toml")]
+    pub file: PathBuf,
+    /// Delete apps that are not in the file
+    #[arg(long)]
+    pub prune: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long, visible_alias = "plan")]
+    pub dry_run: bool,
+    /// Do not ask before something is deleted
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

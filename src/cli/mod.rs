@@ -6,6 +6,7 @@
 //! Exit codes: 0 done, 1 refused or failed (an `error:` line says why), 2 the command line itself is wrong or a reload
 //! was refused before it touched anything, 3 a reload has failed.
 
+mod apply;
 mod arguments;
 mod client;
 mod describe;
@@ -18,6 +19,7 @@ mod logs;
 mod manage;
 mod output;
 mod reload;
+mod scale;
 mod run;
 mod save;
 mod select;
@@ -92,6 +94,8 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Stop { select } => manage::stop(&client, &select, out)?,
         Verb::Restart { select } => manage::restart(&client, &select, out)?,
         Verb::Reload(arguments) => reload::reload(&client, &arguments, out)?,
+        Verb::Scale { app, to } => scale::scale(&client, &app, &to, out)?,
+        Verb::Apply(arguments) => apply::apply(&client, &arguments, out)?,
         Verb::Delete { select } => manage::delete(&client, &select, out)?,
         Verb::Save { force } => save::save(&client, force, out)?,
         Verb::Resurrect { no_daemon: true } => return save::serve(&client).map(Outcome::Foreground),

@@ -135,6 +135,7 @@ pub async fn adopt(
         warnings: Vec::new(),
         pending: Vec::new(),
         awaited: Vec::new(),
+        applying: Vec::new(),
         strays: VecDeque::new(),
         unsure: Vec::new(),
         run: None,

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::applying::Applying;
 use super::control::Response;
 use super::control_server::Asked;
 use super::deploys::Awaited;
@@ -118,6 +119,7 @@ pub struct Core {
     pub pending: Vec<Pending>,
     /// Requests that wait for deployments.
     pub awaited: Vec<Awaited>,
+    pub applying: Vec<Applying>,
     pub strays: VecDeque<KeeperExit>,
     /// Adopted while launching: whether they were let go is not known yet.
     pub unsure: Vec<(u32, Incarnation)>,
@@ -152,7 +154,7 @@ impl Core {
 
     async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {
         let deadlines = self.registry.instances.values().filter_map(|entry| entry.life.deadline());
-        let deadline = deadlines.chain(self.deployments_due()).min();
+        let deadline = deadlines.chain(self.deployments_due()).chain(self.requests_due()).min();
         let wait = deadline.map(|at| at.since(clock::now()));
         let sources = &mut self.sources;
         Ok(tokio::select! {

@@ -33,6 +33,12 @@ pub struct Awaited {
     until: Option<Instant>,
 }
 
+impl Awaited {
+    pub fn into_reply(self) -> oneshot::Sender<Response> {
+        self.reply
+    }
+}
+
 impl Core {
     /// Replaces the instances of the apps that are selected, with new specs where some are given.
     pub(super) async fn reload(

@@ -11,6 +11,7 @@
 //! - State is committed before it is acted on: a process is let go, and an exit acknowledged, only after the commit.
 
 mod adopt;
+mod applying;
 mod births;
 pub mod clock;
 pub mod control;
@@ -27,6 +28,7 @@ mod requests;
 mod resurrect;
 mod saved;
 mod saving;
+mod scaling;
 mod settings;
 mod spawner;
 pub mod state;

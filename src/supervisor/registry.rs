@@ -206,6 +206,16 @@ impl App {
         self.others.iter().find(|release| release.revision == revision)
     }
 
+    /// The socket that is bound to an address, in whichever release.
+    pub fn listener(&self, address: &ListenAddress) -> Option<&OwnedFd> {
+        let others = self.others.iter().map(|release| (&release.spec, &release.listeners));
+        let mut all = std::iter::once((&self.spec, &self.listeners)).chain(others);
+        all.find_map(|(spec, listeners)| {
+            let at = spec.listen.iter().position(|bound| bound == address)?;
+            listeners.get(at)
+        })
+    }
+
     /// Makes a release the current one; the one before stays among the others.
     pub fn put_in_force(&mut self, release: Release) {
         let Release { revision, spec, listeners } = release;

@@ -11,15 +11,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::applying::{self, Applying};
 use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::deaths::describe;
+use super::deploys::Awaited;
 use super::registry::{App, Entry, Process, Release, Role};
+use super::scaling::Resized;
 use crate::config::spec::{AppSpec, Settings};
 use crate::deployment::Deployment;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Trouble};
+use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Time, Trouble};
 use crate::process::{listen, sealed};
 use crate::snapshot::InstanceView;
 
@@ -31,6 +34,8 @@ pub struct Pending {
     goals: Vec<(u32, Goal)>,
     /// What is deleted, as it was: the answer to a delete.
     deleted: Vec<InstanceView>,
+    /// What goes again when the goals are not reached.
+    added: Vec<u32>,
     reply: oneshot::Sender<Response>,
     until: Instant,
 }
@@ -40,6 +45,8 @@ pub struct Pending {
 pub(super) enum Goal {
     /// Online in an incarnation later than this one.
     OnlineAfter(u32),
+    /// Online for `min_ready` in its first incarnation, or through with its work.
+    Proven,
     Stopped,
     Gone,
 }
@@ -63,9 +70,12 @@ impl Core {
             Request::Reload { select, apps, options } => return self.reload(&select, apps, options, reply).await,
             Request::Save => return self.save(reply).await,
             Request::Resurrect => return self.resurrect(reply).await,
+            Request::Scale { app, to } => return self.scale(&app, to, reply).await,
+            Request::Apply { apps, settings, origin, prune, dry } => {
+                let asked = applying::Asked { apps, settings, origin: &origin, prune, dry };
+                return self.apply_specs(asked, reply).await;
+            }
             Request::Upgrade { .. }
-            | Request::Scale { .. }
-            | Request::Apply { .. }
             | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
             Request::ReopenLogs { select } => self.reopen_logs(&select).await,
             Request::FlushLogs { select } => self.flush_logs(&select).await,
@@ -124,14 +134,11 @@ impl Core {
         let mut sockets = Vec::with_capacity(spec.listen.len());
         for address in &spec.listen {
             // An address that the app has already stays bound, with all that waits in its backlog.
-            let at = known.and_then(|app| app.spec.listen.iter().position(|bound| bound == address));
-            let socket = match (known, at) {
-                (Some(app), Some(at)) if at < app.listeners.len() => {
-                    app.listeners[at].try_clone().map_err(|error| {
-                        Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
-                    })?
-                }
-                _ => listen::bind(address).map_err(|error| {
+            let socket = match known.and_then(|app| app.listener(address)) {
+                Some(socket) => socket.try_clone().map_err(|error| {
+                    Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
+                })?,
+                None => listen::bind(address).map_err(|error| {
                     let failure = Failure::new(format!("app `{}`: {error}", spec.name));
                     let failure = std::error::Error::source(&error)
                         .into_iter()
@@ -144,7 +151,7 @@ impl Core {
         Ok(sockets)
     }
 
-    async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
+    pub(super) async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
         let autostart = spec.autostart;
         let id = self.take_app(spec, listeners).await?;
         if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
@@ -260,7 +267,7 @@ impl Core {
     }
 
     /// Adds or removes instances until there are as many as wanted; the highest indices go first.
-    async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
+    pub(super) async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
         let mut ids: Vec<(u32, u32)> = self.registry.staying(app).map(|entry| (entry.index, entry.id)).collect();
         ids.sort_unstable();
         let ids: Vec<u32> = ids.into_iter().map(|(_, id)| id).collect();
@@ -325,7 +332,7 @@ impl Core {
         self.await_goals(goals, reply);
     }
 
-    async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
+    pub(super) async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
         let ids = match self.find(select) {
             Ok(ids) => ids,
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
@@ -435,7 +442,18 @@ impl Core {
             rules.kill_timeout * 2 + rules.listen_timeout
         });
         let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
-        self.pending.push(Pending { goals, deleted: Vec::new(), reply, until });
+        self.pending.push(Pending { goals, deleted: Vec::new(), added: Vec::new(), reply, until });
+    }
+
+    pub(super) fn await_resized(&mut self, app: u32, resized: Resized, reply: oneshot::Sender<Response>) {
+        let added = resized.added.iter().map(|id| (*id, Goal::Proven));
+        let goals = added.chain(resized.leaving.iter().map(|id| (*id, Goal::Gone))).collect();
+        self.await_goals(goals, reply);
+        let reload = self.registry.apps.get(&app).map(|app| app.spec.reload);
+        if let Some(pending) = self.pending.last_mut() {
+            pending.added = resized.added;
+            pending.until += reload.map_or(Duration::ZERO, |reload| reload.drain_timeout + reload.min_ready);
+        }
     }
 
     /// Answers every request whose instances have got where they should be, or will not.
@@ -451,12 +469,16 @@ impl Core {
         self.heed_run();
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
-            if pending.reply.is_closed() {
+            if pending.reply.is_closed() && pending.added.is_empty() {
                 continue;
             }
             match self.verdict(&pending) {
                 None => waiting.push(pending),
-                Some(Err(failure)) => drop(pending.reply.send(Response::Failed(failure))),
+                Some(Err(failure)) => {
+                    self.shrink_back(&pending.added).await;
+                    // Whoever asked may have gone meanwhile.
+                    let _ = pending.reply.send(Response::Failed(failure));
+                }
                 Some(Ok(())) => {
                     let mut snapshot = self.snapshot(false).await;
                     if !pending.deleted.is_empty() {
@@ -468,6 +490,7 @@ impl Core {
             }
         }
         self.pending.extend(waiting);
+        self.answer_applying();
     }
 
     /// Ends `herdwire run` when what it asked for cannot be started.
@@ -487,7 +510,7 @@ impl Core {
         let mut all_reached = true;
         for (id, goal) in &pending.goals {
             let Some(entry) = self.registry.instances.get(id) else {
-                if let Goal::OnlineAfter(_) = goal {
+                if let Goal::OnlineAfter(_) | Goal::Proven = goal {
                     return Some(Err(Failure::new(format!("instance {id} was deleted meanwhile"))));
                 }
                 continue;
@@ -499,6 +522,12 @@ impl Core {
                     }
                     let is_online = matches!(entry.life.state(), State::Online { .. });
                     (is_online || self.is_done(entry)) && entry.life.incarnation().0 > *before
+                }
+                Goal::Proven => {
+                    if let Some(failure) = self.failed(entry, 0).or_else(|| self.crashed(entry)) {
+                        return Some(Err(failure));
+                    }
+                    self.is_done(entry) || self.proven_at(entry).is_some_and(|at| clock::now() >= at)
                 }
                 Goal::Stopped => matches!(entry.life.state(), State::Stopped | State::Errored),
                 Goal::Gone => false,
@@ -528,9 +557,32 @@ impl Core {
             State::Stopped => !self.is_done(entry),
             State::Online { .. } | State::Draining { .. } | State::Stopping { .. } => false,
         };
-        if !given_up {
-            return None;
+        given_up.then(|| self.words_of(entry))
+    }
+
+    /// The same of one that is not to crash even once.
+    fn crashed(&self, entry: &Entry) -> Option<Failure> {
+        (entry.life.incarnation().0 > 1 && entry.life.last_exit().is_some()).then(|| self.words_of(entry))
+    }
+
+    /// When a new instance has been online for long enough, if it stays so.
+    fn proven_at(&self, entry: &Entry) -> Option<Time> {
+        match entry.life.state() {
+            State::Online { since } => Some(since + self.registry.spec_of(entry).reload.min_ready),
+            _ => None,
         }
+    }
+
+    /// When a request is to be looked at although nothing happens.
+    pub(super) fn requests_due(&self) -> impl Iterator<Item = Time> {
+        let added = self.pending.iter().flat_map(|pending| &pending.added);
+        let proven = added.filter_map(|id| self.proven_at(self.registry.instances.get(id)?));
+        // What is over has been looked at.
+        let now = clock::now();
+        proven.filter(move |at| *at >= now)
+    }
+
+    fn words_of(&self, entry: &Entry) -> Failure {
         let name = self.registry.label(entry);
         let why = match (entry.life.trouble(), entry.life.last_exit()) {
             (Trouble::NotReady, _) => {
@@ -543,7 +595,7 @@ impl Core {
         let paths = self.log_paths(entry);
         let failure = Failure::new(format!("instance {name} {why}"));
         let failure = entry.failure.iter().fold(failure, |failure, cause| failure.cause(cause));
-        Some(failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display())))
+        failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display()))
     }
 
     /// Whether it was to run once, has, and ended well: it may have been online for a moment only.
@@ -554,9 +606,11 @@ impl Core {
     }
 
     pub(super) fn answer_all(&mut self, response: &Response) {
-        for pending in self.pending.drain(..) {
+        let replies = self.pending.drain(..).map(|pending| pending.reply);
+        let replies = replies.chain(self.awaited.drain(..).map(Awaited::into_reply));
+        for reply in replies.chain(self.applying.drain(..).map(Applying::into_reply)) {
             // Whoever asked may have gone meanwhile.
-            let _ = pending.reply.send(response.clone());
+            let _ = reply.send(response.clone());
         }
     }
 }

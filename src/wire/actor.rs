@@ -124,6 +124,8 @@ impl Actor {
                 let _ = told.map(|told| told.send(link.is_some()));
                 if let Some(link) = link {
                     link.tell(0, &ToInstance::Shutdown, &[]);
+                    let herd = self.members.get(&key).and_then(|known| self.herds.get_mut(&known.member.herd));
+                    herd.into_iter().for_each(|herd| herd.leaves(key));
                 }
             }
             // Whoever asked may have gone meanwhile.

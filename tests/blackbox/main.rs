@@ -7,6 +7,8 @@
 mod chromium;
 #[path = "../support/herdwire.rs"]
 mod herdwire;
+#[path = "../support/load.rs"]
+mod load;
 #[path = "../support/puppets.rs"]
 mod puppets;
 // Shared with `tests/bridge.rs`, which uses the rest of it.
@@ -17,6 +19,7 @@ mod redis;
 mod sessions;
 
 mod adoption;
+mod apply;
 mod bad_input;
 mod bridge;
 mod browser;
@@ -31,6 +34,8 @@ mod listeners;
 mod logs;
 mod process;
 mod ready;
+mod reload;
+mod scale;
 mod start;
 mod status;
 mod triggers;

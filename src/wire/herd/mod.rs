@@ -230,6 +230,7 @@ impl Herd {
                 retired: Vec::new(),
                 base: 0,
                 late: false,
+                leaving: false,
             });
             // Incarnations come in rising order, so the last one is who sits there.
             if seat.outbox.incarnation < incarnation {
@@ -271,6 +272,13 @@ impl Herd {
     /// Whether this very process has a seat.
     pub(super) fn is_seated(&self, key: Key) -> bool {
         self.slot_of(key).is_some()
+    }
+
+    /// This process was told to finish.
+    pub(super) fn leaves(&mut self, key: Key) {
+        if let Some(seat) = self.seats.values_mut().find(|seat| seat.key() == key) {
+            seat.leaving = true;
+        }
     }
 
     /// Beats, lets go of what nobody needs, retries what waits. Once a second or so.
