@@ -369,6 +369,17 @@ fn a_standby_that_exits_before_it_is_valid_changes_nothing() {
 }
 
 #[test]
+fn a_script_is_a_program_too() {
+    let (herd, mut incumbent) = serving();
+    let script = herd.home().join("script");
+    std::fs::write(&script, "#!/bin/sh\necho I cannot read this state >&2\nexit 78\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let told = incumbent.tell(&format!("upgrade-heard {}", script.display()));
+    let failed = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(78)) })";
+    assert_eq!(told, format!("{failed} / I cannot read this state"));
+}
+
+#[test]
 fn a_standby_that_never_answers_is_killed() {
     let (herd, mut incumbent) = serving();
     incumbent.tell("upgrade /proc/self/exe");

@@ -105,8 +105,8 @@ impl SetupError {
 
 /// Keeps the home until the end; answers the code with which this process is to exit.
 ///
-/// For the main thread of a process without other threads and, unless in the foreground, without open descriptors of
-/// its own but those in `options`: all others are closed. Replaces signal dispositions and mask, and for a detached
+/// For the main thread of a process without other threads. One that is to be detached and has nothing in `stored` closes
+/// all descriptors that it was started with. Replaces signal dispositions and mask, and for a detached
 /// keeper session and stdio. Returns [`ALREADY_KEPT`] at once when another keeper has the home.
 ///
 /// # Errors

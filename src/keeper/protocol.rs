@@ -212,6 +212,23 @@ pub enum ExitStatus {
     Signal(i32),
 }
 
+impl ExitStatus {
+    /// From what `wait(2)` says of a process that has ended.
+    pub fn of_wait(status: i32) -> ExitStatus {
+        match status & 0x7f {
+            0 => ExitStatus::Code(status >> 8 & 0xff),
+            signal => ExitStatus::Signal(signal),
+        }
+    }
+
+    fn to_wait(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => (code & 0xff) << 8,
+            ExitStatus::Signal(signal) => signal & 0x7f,
+        }
+    }
+}
+
 /// The end of one child of the keeper: an instance, or what an instance left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
@@ -300,6 +317,9 @@ macro_rules! as_number {
     )*};
 }
 as_number! {
+    ExitStatus, i32, ExitStatus::to_wait, ExitStatus::of_wait;
+    Option<ExitStatus>, i32, |status| status.map_or(-1, ExitStatus::to_wait),
+        |number| (number >= 0).then(|| ExitStatus::of_wait(number));
     bool, u8, u8::from, |number| number != 0;
     Duration, u64, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Duration::from_micros;
     // A reason of a later keeper is still some kind of crash to us: there is something to adopt.
@@ -315,34 +335,6 @@ as_number! {
         2 => UpgradeStage::Freeze,
         _ => UpgradeStage::Takeover,
     };
-}
-
-impl Field<'_> for Option<ExitStatus> {
-    fn put(&self, record: &mut Record) {
-        let (how, value) = match *self {
-            None => (0_u32, 0),
-            Some(ExitStatus::Code(code)) => (1, code),
-            Some(ExitStatus::Signal(signal)) => (2, signal),
-        };
-        how.put(record);
-        value.put(record);
-    }
-    fn take(body: &mut Body<'_>) -> Option<Option<ExitStatus>> {
-        Some(match (u32::take(body)?, i32::take(body)?) {
-            (1, code) => Some(ExitStatus::Code(code)),
-            (2, signal) => Some(ExitStatus::Signal(signal)),
-            _ => None,
-        })
-    }
-}
-
-impl Field<'_> for ExitStatus {
-    fn put(&self, record: &mut Record) {
-        Some(*self).put(record);
-    }
-    fn take(body: &mut Body<'_>) -> Option<ExitStatus> {
-        <Option<ExitStatus> as Field>::take(body)?
-    }
 }
 
 impl Field<'_> for RawName {
@@ -462,7 +454,7 @@ mod tests {
             FromKeeper::Descriptors(&names),
             FromKeeper::Descriptors(&[]),
             FromKeeper::Exit(exit()),
-            FromKeeper::Exit(Exit { status: ExitStatus::Code(-1), ..exit() }),
+            FromKeeper::Exit(Exit { status: ExitStatus::Code(255), ..exit() }),
             FromKeeper::End,
             FromKeeper::Stop,
             FromKeeper::Refused([3; 16]),

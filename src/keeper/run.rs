@@ -131,10 +131,9 @@ impl Keeper {
         for (name, descriptor) in estate.stored {
             store.put(name, descriptor).map_err(|_| system(io::ErrorKind::QuotaExceeded.into()))?;
         }
-        let serving = estate.supervisor.map(|(child, socket)| Running {
-            ready: child.ready,
-            ..Running::new(child.pid, Line::resumed(socket))
-        });
+        let serving = estate
+            .supervisor
+            .map(|(child, socket)| Running { ready: child.ready, ..Running::new(child.pid, Line::resumed(socket)) });
         let now = Instant::now();
         Ok(Keeper {
             home,

@@ -44,7 +44,7 @@ impl Upgrade {
 impl Keeper {
     /// Starts a standby, if there is a program and no other upgrade.
     pub fn begin_upgrade(&mut self, program: Option<OwnedFd>, stderr: Option<OwnedFd>) {
-        let is_free = self.seats[STANDBY].is_none() && self.seats[RELIEVED].is_none();
+        let is_free = matches!((self.phase, &self.seats), (Phase::Keeping, [_, None, None]));
         let program = program.filter(|_| is_free).ok_or(io::Error::from(io::ErrorKind::ResourceBusy));
         let start = |program: OwnedFd| {
             let program = sys::out_of_the_way(program)?;
