@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
-use super::heir::Estate;
+use super::estate::Estate;
 use super::name::{Kind, Name};
 use super::protocol::{Hello, PROTOCOL_VERSION, Reason};
 use super::{KeeperOptions, SetupError, sys};

@@ -19,6 +19,7 @@
 //! - No send blocks, no table grows, no wait has no limit.
 
 pub mod client;
+mod estate;
 pub mod handle;
 pub mod heir;
 mod home;
@@ -59,7 +60,7 @@ pub struct KeeperOptions {
     pub stored: Vec<(Name, OwnedFd)>,
     /// What is started as the supervisor.
     pub supervisor: Program,
-    /// The number of what an earlier keeper left to this program ([`heir`]). The rest is then as it was there.
+    /// The number of the memfd in which an earlier keeper, or its supervisor, told what it left to this program. The rest is then as it was there.
     pub left: Option<RawFd>,
 }
 

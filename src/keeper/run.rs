@@ -18,7 +18,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use super::heir::Estate;
+use super::estate::Estate;
 use super::home::Home;
 use super::line::{Line, Told};
 use super::name::Kind;

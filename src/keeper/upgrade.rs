@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::heir::Will;
+use super::estate::Will;
 use super::protocol::{
     Child, ExitStatus, FromKeeper, Legacy, Reason, Stored, ToKeeper, UpgradeFailure, UpgradeStage as Stage,
 };
