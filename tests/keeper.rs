@@ -459,6 +459,26 @@ fn an_incumbent_that_dies_after_it_froze_is_not_needed_any_more() {
 }
 
 #[test]
+fn a_standby_whose_last_word_is_ready_has_served() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    incumbent.tell("quiesced");
+    standby.tell("take");
+    // The keeper sees the death and the word at once.
+    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
+    standby.tell("ready");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    herd.wait_for_zombies(1);
+    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
+    assert_eq!(incumbent.tell("news"), "Upgraded");
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch")), ("Crash", "3"));
+}
+
+#[test]
 fn a_second_upgrade_at_the_same_time_is_refused() {
     let (herd, mut incumbent) = serving();
     incumbent.tell("upgrade /proc/self/exe");

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::protocol::{self, Child, Exit, Hello, Legacy, PROTOCOL_VERSION, RawName};
+use super::protocol::{self, Exit, Hello, Legacy, PROTOCOL_VERSION, RawName};
 use super::sys;
 
 /// What is being left to the next program of this process.
@@ -56,7 +56,8 @@ pub(super) struct Estate {
     pub exits: Vec<Exit>,
     pub stored: Vec<(RawName, OwnedFd)>,
     pub programs: Vec<OwnedFd>,
-    pub supervisor: Option<(Child, OwnedFd)>,
+    /// Its pid, our end of its socket pair, and whether it is ready.
+    pub supervisor: Option<(u32, OwnedFd, bool)>,
 }
 
 impl Estate {
@@ -78,9 +79,9 @@ impl Estate {
             match Legacy::parse(record) {
                 Some(Legacy::LastExit(sequence)) => estate.last_exit = sequence,
                 Some(Legacy::Exit(exit)) => estate.exits.push(exit),
-                Some(Legacy::Stored(one)) => estate.stored.push((one.name, own(one.descriptor)?)),
+                Some(Legacy::Stored(name, descriptor)) => estate.stored.push((name, own(descriptor)?)),
                 Some(Legacy::Program(descriptor)) => estate.programs.push(own(descriptor)?),
-                Some(Legacy::Supervisor(child)) => estate.supervisor = Some((child, own(child.socket)?)),
+                Some(Legacy::Supervisor(pid, socket, ready)) => estate.supervisor = Some((pid, own(socket)?, ready)),
                 // Of a later release.
                 Some(Legacy::Keeper(_)) | None => {}
             }

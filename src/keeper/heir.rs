@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::estate::Will;
 use super::name::Name;
-use super::protocol::{Hello, Legacy, PROTOCOL_VERSION, Reason, Stored};
+use super::protocol::{Hello, Legacy, PROTOCOL_VERSION, Reason};
 
 /// What a supervisor whose keeper is dead hands to the keeper that it becomes.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ pub fn become_keeper(heirloom: Heirloom) -> io::Error {
         }))?;
         will.say(Legacy::LastExit(heirloom.last_exit))?;
         for (name, descriptor) in &heirloom.descriptors {
-            let stored = Stored { name: name.to_bytes(), descriptor: will.leave(descriptor)? };
-            will.say(Legacy::Stored(stored))?;
+            let descriptor = will.leave(descriptor)?;
+            will.say(Legacy::Stored(name.to_bytes(), descriptor))?;
         }
         Ok(will)
     };

@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::estate::Will;
-use super::protocol::{
-    Child, ExitStatus, FromKeeper, Legacy, Reason, Stored, ToKeeper, UpgradeFailure, UpgradeStage as Stage,
-};
+use super::protocol::{ExitStatus, FromKeeper, Legacy, Reason, ToKeeper, UpgradeFailure, UpgradeStage as Stage};
 use super::run::{Keeper, Phase, RELIEVED, SERVING, STANDBY};
 use super::{log, rules, sys};
 
@@ -179,8 +177,8 @@ impl Keeper {
             told = exit.sequence;
         }
         for (name, descriptor) in self.store.after(None) {
-            let stored = Stored { name, descriptor: will.leave(descriptor)? };
-            will.say(Legacy::Stored(stored))?;
+            let descriptor = will.leave(descriptor)?;
+            will.say(Legacy::Stored(name, descriptor))?;
         }
         for program in &self.programs {
             let program = will.leave(program)?;
@@ -190,7 +188,7 @@ impl Keeper {
             && let Some(socket) = serving.line.socket()
         {
             let socket = will.leave(socket)?;
-            will.say(Legacy::Supervisor(Child { pid: serving.pid, socket, ready: serving.ready }))?;
+            will.say(Legacy::Supervisor(serving.pid, socket, serving.ready))?;
         }
         Ok(will)
     }

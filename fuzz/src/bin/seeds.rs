@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use herdwire::keeper::name::{Kind, Name};
 use herdwire::keeper::protocol::{
-    Child, Exit, ExitStatus, FromKeeper, Hello, Legacy, Reason, Stored, ToKeeper, UpgradeFailure, UpgradeStage,
+    Exit, ExitStatus, FromKeeper, Hello, Legacy, Reason, ToKeeper, UpgradeFailure, UpgradeStage,
 };
 use herdwire::supervisor::control::{self, Request, Selector};
 use herdwire::supervisor::state::{AppRecord, Globals, InstanceRecord, State};
@@ -53,9 +53,9 @@ fn keeper(folder: &Path) {
         FromKeeper::Refused(name).to_record(),
         FromKeeper::UpgradeFailed(failure).to_record(),
         Legacy::Keeper(hello).to_record(),
-        Legacy::Stored(Stored { name, descriptor: 12 }).to_record(),
+        Legacy::Stored(name, 12).to_record(),
         Legacy::Exit(exit).to_record(),
-        Legacy::Supervisor(Child { pid: 3, socket: 4, ready: true }).to_record(),
+        Legacy::Supervisor(3, 4, true).to_record(),
     ];
     let mut all = Vec::new();
     for (number, record) in records.iter().enumerate() {
