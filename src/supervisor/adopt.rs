@@ -369,7 +369,8 @@ impl Core {
 
     /// Names that nobody asked for: left by a death between two steps.
     fn forget_the_rest(&mut self, descriptors: BTreeMap<Name, OwnedFd>) {
-        for name in descriptors.into_keys() {
+        // The home's lock is the keeper's own affair, as long as there is a keeper.
+        for name in descriptors.into_keys().filter(|name| name.kind != Kind::Lock) {
             tracing::debug!("{name} is not needed any more");
             self.store.forget(name);
         }
