@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::client::KeeperSender;
@@ -72,11 +72,9 @@ impl Store {
         self.len() == 0
     }
 
-    /// A copy of everything that is kept, for the time when the keeper does not live any more.
-    pub fn mirrored(&self) -> BTreeMap<Name, OwnedFd> {
-        let mirror = self.mirror();
-        // Without a descriptor to spare for a copy the rest is all the same worth more than nothing.
-        mirror.iter().filter_map(|(name, descriptor)| Some((*name, descriptor.as_fd().try_clone_to_owned().ok()?))).collect()
+    /// Everything that is kept, for when the keeper does not live any more. Nothing is here afterwards.
+    pub fn take(&self) -> BTreeMap<Name, OwnedFd> {
+        std::mem::take(&mut *self.mirror())
     }
 
     fn mirror(&self) -> MutexGuard<'_, BTreeMap<Name, OwnedFd>> {

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Response;
 use super::control_server::Asked;
+use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
@@ -58,6 +59,8 @@ pub enum Event {
     Log(LogEvent),
     Wire(Notice),
     Look(oneshot::Sender<Snapshot>),
+    /// The end of a process that is not the keeper's child.
+    Orphan(Ended),
     /// The nearest deadline of an instance has come.
     Deadline,
     Beat,
@@ -72,6 +75,7 @@ pub struct Sources {
     pub logs: mpsc::Receiver<LogEvent>,
     pub notices: mpsc::Receiver<Notice>,
     pub looks: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    pub orphans: mpsc::Receiver<Ended>,
 }
 
 /// The parts that the core drives.
@@ -114,6 +118,9 @@ pub struct Core {
     pub stillborn: Vec<(u32, Incarnation)>,
     /// What lies at the control socket's path, if it is ours.
     pub control_file: Option<(u64, u64)>,
+    /// Instances that are watched because they are not the keeper's children, and where their ends are told.
+    pub orphans: BTreeMap<u32, Incarnation>,
+    pub orphan_ends: mpsc::Sender<Ended>,
     pub sources: Sources,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
@@ -150,6 +157,7 @@ impl Core {
             Some(event) = sources.logs.recv() => Event::Log(event),
             Some(notice) = sources.notices.recv() => Event::Wire(notice),
             Some(look) = sources.looks.recv() => Event::Look(look),
+            Some(ended) = sources.orphans.recv() => Event::Orphan(ended),
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
             _ = beat.tick() => Event::Beat,
         })
@@ -182,6 +190,7 @@ impl Core {
                 // Whoever asked may have gone meanwhile.
                 let _ = reply.send(snapshot);
             }
+            Event::Orphan(ended) => self.orphan_ended(ended).await,
             Event::Deadline => self.deadlines().await,
             Event::Beat => self.beat().await,
         }

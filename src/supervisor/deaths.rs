@@ -103,7 +103,8 @@ impl Core {
         }
         let name = &self.registry.apps[&entry.app].spec.name;
         tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
-        if self.has_orphans() {
+        // What is left by one that was not the keeper's child does not come to the keeper.
+        if self.orphans.contains_key(&id) || self.has_orphans() {
             self.sweep(id);
         }
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");

@@ -168,12 +168,11 @@ impl State {
         Ok((State { file, globals: current, apps, instances }, contents))
     }
 
-    /// What is still whole in a state that [`State::open`] has refused, as far as this version knows the format. Reads
-    /// only, never fails, and tells nothing of a state that is not ours or is for later readers only.
-    pub fn salvage(descriptor: BorrowedFd<'_>) -> Contents {
+    /// What is still whole in a state that [`State::open`] has refused; `None` when it is not ours, or for later readers
+    /// only. Reads only.
+    pub fn salvage(descriptor: BorrowedFd<'_>) -> Option<Contents> {
         let mut contents = Contents::default();
-        let Ok(copy) = descriptor.try_clone_to_owned() else { return contents };
-        let file = File::from(copy);
+        let file = File::from(descriptor.try_clone_to_owned().ok()?);
         let mut magic = [0; MAGIC.len()];
         let ours = file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC;
         let format = read_one::<Format>(&file, FORMAT_PLACE, "format").map(|(format, _)| format);
@@ -181,7 +180,7 @@ impl State {
         let format = format.unwrap_or(Format::CURRENT);
         let length = file.metadata().map_or(0, |metadata| metadata.len());
         if !ours || format.min_reader > STATE_VERSION || length != format.file_bytes() {
-            return contents;
+            return None;
         }
         if let Ok((globals, _)) = read_one(&file, GLOBALS_PLACE, "globals") {
             contents.globals = globals;
@@ -191,7 +190,7 @@ impl State {
         contents.apps = apps.load(&file, id, &mut contents.damaged).unwrap_or_default();
         let id = |instance: &InstanceRecord| instance.id;
         contents.instances = instances.load(&file, id, &mut contents.damaged).unwrap_or_default();
-        contents
+        Some(contents)
     }
 
     /// Commits the globals.

@@ -179,7 +179,7 @@ fn filled() -> State {
 fn of_a_state_with_spoilt_globals_the_records_are_salvaged() {
     let state = filled();
     state.file.write_all_at(&[0xff; PLACE_BYTES], GLOBALS_PLACE).unwrap();
-    let salvaged = State::salvage(state.as_fd());
+    let salvaged = State::salvage(state.as_fd()).unwrap();
     assert_eq!(salvaged.globals, Globals::default());
     assert_eq!((salvaged.apps.len(), salvaged.instances.len()), (3, 3));
 }
@@ -188,7 +188,7 @@ fn of_a_state_with_spoilt_globals_the_records_are_salvaged() {
 fn of_a_state_with_a_spoilt_format_everything_is_salvaged() {
     let state = filled();
     state.file.write_all_at(&[0; PLACE_BYTES], FORMAT_PLACE).unwrap();
-    let salvaged = State::salvage(state.as_fd());
+    let salvaged = State::salvage(state.as_fd()).unwrap();
     assert_eq!((salvaged.globals, salvaged.apps.len(), salvaged.instances.len()), (globals(), 3, 3));
 }
 
@@ -197,11 +197,11 @@ fn nothing_is_salvaged_from_a_state_for_later_readers_or_of_somebody_else() {
     let state = filled();
     let later = Format { min_reader: 9, ..Format::CURRENT };
     write(&state.file, FORMAT_PLACE, Current { copy: 0, sequence: 1 }, Some(&Body::of(&later))).unwrap();
-    assert_eq!(State::salvage(state.as_fd()), Contents::default());
+    assert_eq!(State::salvage(state.as_fd()), None);
     let state = filled();
     state.file.write_all_at(b"HWSTATEX", 0).unwrap();
-    assert_eq!(State::salvage(state.as_fd()), Contents::default());
-    assert_eq!(State::salvage(File::open("/dev/null").unwrap().as_fd()), Contents::default());
+    assert_eq!(State::salvage(state.as_fd()), None);
+    assert_eq!(State::salvage(File::open("/dev/null").unwrap().as_fd()), None);
 }
 
 #[test]
@@ -212,7 +212,8 @@ fn whatever_byte_is_spoilt_a_state_is_refused_or_read_and_never_misread() {
     for at in places.into_iter().flat_map(|place| place..place + PLACE_BYTES as u64) {
         state.file.write_all_at(&[whole[at as usize] ^ 0x41], at).unwrap();
         let opened = State::open(state.as_fd().try_clone_to_owned().unwrap());
-        let contents = opened.map_or_else(|_| State::salvage(state.as_fd()), |(_, contents)| contents);
+        let salvaged = |_| State::salvage(state.as_fd()).unwrap_or_default();
+        let contents = opened.map_or_else(salvaged, |(_, contents)| contents);
         assert!(contents.apps.iter().all(|found| *found == app(found.id)), "byte {at}");
         assert!(contents.instances.iter().all(|found| *found == instance(found.id)), "byte {at}");
         assert!([globals(), Globals::default()].contains(&contents.globals), "byte {at}");
