@@ -80,6 +80,12 @@ pub enum Verb {
     },
     /// End all instances and the supervisor
     Kill,
+    /// Replace the supervisor by another release, touching no instance
+    #[command(after_help = UPGRADE_HELP)]
+    Upgrade {
+        /// A `herdwire` binary [default: what is installed now where the running one was started from]
+        binary: Option<PathBuf>,
+    },
     /// Ask whether the supervisor answers
     Ping {
         /// As JSON
@@ -87,6 +93,10 @@ pub enum Verb {
         json: bool,
     },
 }
+
+const UPGRADE_HELP: &str = "\
+The new supervisor starts beside the old one and must prove that it can go on before the old one lets go. Whatever goes
+wrong, the old one serves on, and this says why. Exit codes: 0 when the new one serves, else 1.";
 
 const RUN_HELP: &str = "\
 Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed

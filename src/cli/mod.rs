@@ -20,6 +20,7 @@ mod select;
 mod start;
 #[cfg(test)]
 mod testing;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -82,6 +83,7 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Restart { select } => manage::restart(&client, &select, out)?,
         Verb::Delete { select } => manage::delete(&client, &select, out)?,
         Verb::Kill => manage::kill(&client, out)?,
+        Verb::Upgrade { binary } => upgrade::upgrade(&client, binary.as_deref(), out)?,
         Verb::Ping { json } => manage::ping(&client, json, out)?,
     }
     Ok(Outcome::Exit(ExitCode::SUCCESS))

@@ -21,6 +21,7 @@
 pub mod client;
 mod exits;
 pub mod handle;
+pub mod heir;
 mod home;
 mod launch;
 mod log;

@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::Request;
+use super::control_server::Desk;
 use super::core::{self, Core, Sources};
+use super::departure::clear_marks;
 use super::registry::{App, Entry, Process, Registry};
 use super::rescue::{self, Rescued};
 use super::settings::Sections;
@@ -30,7 +32,7 @@ use super::traffic::{self, Routes};
 use super::{control_server, foreground};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, Surroundings, home::Home};
-use crate::keeper::client::{Inheritance, KeeperLink};
+use crate::keeper::client::{Inheritance, KeeperLink, Reason};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
@@ -45,7 +47,7 @@ const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
 pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Result<Core> {
-    let Inheritance { epoch, keeper_pid, foreground, mut descriptors, exits, store_limit, descriptor_limit, .. } =
+    let Inheritance { epoch, keeper_pid, reason, foreground, mut descriptors, exits, store_limit, descriptor_limit } =
         inheritance;
     let home = Home::from_environment()?;
     let node = home.node()?;
@@ -55,9 +57,12 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     let tasks = TaskTracker::new();
 
     let (requests_in, requests) = mpsc::channel(QUEUE);
+    let (upgrades_in, upgrades) = mpsc::channel(1);
     let listener = control_socket(&mut descriptors, &home, &store)?;
     let control_file = file_identity(&home.control());
-    tasks.spawn(control_server::serve(listener, requests_in, tasks.clone(), shutdown.clone()));
+    let desk = Desk { requests: requests_in, upgrades: upgrades_in };
+    let (connections, accepting) = (TaskTracker::new(), shutdown.child_token());
+    tasks.spawn(control_server::serve(listener, desk.clone(), connections.clone(), accepting.clone(), shutdown.clone()));
 
     let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
     let (notices_in, notices) = mpsc::channel(QUEUE);
@@ -113,9 +118,26 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         run_failed: false,
         stillborn: Vec::new(),
         control_file,
+        accepting,
+        connections,
+        desk,
+        upgrade: None,
+        freezing: None,
+        renewed: false,
+        descriptor_limit,
         orphans: BTreeMap::new(),
         orphan_ends: orphans_in,
-        sources: Sources { keeper: keeper_socket, requests, outcomes, executions, logs, notices, looks, orphans },
+        sources: Sources {
+            keeper: keeper_socket,
+            requests,
+            upgrades,
+            outcomes,
+            executions,
+            logs,
+            notices,
+            looks,
+            orphans,
+        },
         tasks,
         shutdown,
     };
@@ -128,6 +150,10 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.adopt_settings(settings, front, status).await?;
     core.reroute().await;
     core.forget_the_rest(descriptors);
+    clear_marks(core.home.path());
+    if reason == Reason::Upgrade {
+        core.speak_into_the_log();
+    }
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     core.catch_up(exits).await;
@@ -213,6 +239,11 @@ fn rescue_warning(lost: u32, refused: Option<StateError>, rescued: &Rescued) -> 
     Some(warning)
 }
 
+pub(super) fn control_listener(socket: OwnedFd) -> std::io::Result<Listener> {
+    // Made from a descriptor, so it knows no name that it could unlink when it is dropped.
+    Ok(Listener::from(uds_local_socket::tokio::Listener::try_from(socket)?))
+}
+
 fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store: &Store) -> anyhow::Result<Listener> {
     let name = Name::new(Kind::Control, 0, 0);
     let socket = match descriptors.remove(&name) {
@@ -225,8 +256,7 @@ fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store:
             socket
         }
     };
-    // Made from a descriptor, so it knows no name that it could unlink when it is dropped.
-    Ok(Listener::from(uds_local_socket::tokio::Listener::try_from(socket)?))
+    Ok(control_listener(socket)?)
 }
 
 impl Core {
@@ -366,7 +396,7 @@ impl Core {
 
     /// Names that nobody asked for: left by a death between two steps.
     fn forget_the_rest(&mut self, descriptors: BTreeMap<Name, OwnedFd>) {
-        // The lock is held for whoever keeps the home next, and is nothing to us.
+        // The home's lock is the keeper's own affair, as long as there is a keeper.
         for name in descriptors.into_keys().filter(|name| name.kind != Kind::Lock) {
             tracing::debug!("{name} is not needed any more");
             self.store.forget(name);

@@ -54,25 +54,31 @@ impl Asker {
     }
 }
 
-/// Accepts until shutdown; every connection is a task of `tasks`.
-pub async fn serve(listener: Listener, desk: Desk, tasks: TaskTracker, shutdown: CancellationToken) {
+/// Accepts while `accepting`; every connection is a task of `connections`, until shutdown.
+pub async fn serve(
+    listener: Listener,
+    desk: Desk,
+    connections: TaskTracker,
+    accepting: CancellationToken,
+    shutdown: CancellationToken,
+) {
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = std::sync::Arc::clone(&places).acquire_owned();
         let Ok(place) = (tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = accepting.cancelled() => return,
             place = place => place,
         }) else {
             return;
         };
         let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = accepting.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok(stream) => {
                 let (desk, shutdown) = (desk.clone(), shutdown.clone());
-                tasks.spawn(async move {
+                connections.spawn(async move {
                     tokio::select! {
                         // First what is answered already: with nothing left to stop, `kill` ends the supervisor at once.
                         biased;
@@ -98,7 +104,8 @@ async fn connection(mut stream: Stream, Desk { requests, upgrades }: Desk) {
         Ok(Err(failure)) => return answer(&mut stream, &Response::Failed(failure)).await,
     };
     if let Request::Upgrade { binary } = request {
-        if let Ok(own) = stream.as_fd().try_clone_to_owned() {
+        let Stream::UdSocket(socket) = &stream;
+        if let Ok(own) = socket.as_fd().try_clone_to_owned() {
             // The supervisor ends, then nobody waits for the answer; or it is behind, and this waits with the asker.
             let _ = upgrades.send((binary, Asker(own.into()))).await;
         }

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::control::Response;
-use super::control_server::Asked;
+use super::control::{Failure, Response};
+use super::control_server::{Asked, Asker, Desk};
+use super::departure::{Departure, Frozen, Heir};
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry};
 use super::requests::Pending;
@@ -29,6 +30,7 @@ use super::settings::Sections;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
+use super::upgrade::{self, Freezing, Upgrade};
 use super::{clock, foreground, spawner};
 use crate::config::home::Home;
 use crate::keeper::client::{Exit as KeeperExit, FromKeeper, KeeperLink};
@@ -49,6 +51,7 @@ const BEAT: Duration = Duration::from_secs(1);
 pub enum Event {
     Keeper(FromKeeper),
     Request(Asked),
+    Upgrade((PathBuf, Asker)),
     Spawned(Outcome),
     /// A released process has executed its program, or could not.
     Executed {
@@ -70,6 +73,7 @@ pub enum Event {
 pub struct Sources {
     pub keeper: Watched,
     pub requests: mpsc::Receiver<Asked>,
+    pub upgrades: mpsc::Receiver<(PathBuf, Asker)>,
     pub outcomes: mpsc::Receiver<Outcome>,
     pub executions: mpsc::Receiver<(u32, Incarnation, Result<(), ExecFailure>)>,
     pub logs: mpsc::Receiver<LogEvent>,
@@ -118,6 +122,18 @@ pub struct Core {
     pub stillborn: Vec<(u32, Incarnation)>,
     /// What lies at the control socket's path, if it is ours.
     pub control_file: Option<(u64, u64)>,
+    /// Takes control connections as long as it is not cancelled; each is a task of `connections`.
+    pub accepting: CancellationToken,
+    pub connections: TaskTracker,
+    /// Where those connections bring what is asked.
+    pub desk: Desk,
+    /// What was asked to take our place, and whether that is about to happen.
+    pub upgrade: Option<Upgrade>,
+    pub freezing: Option<Freezing>,
+    /// Whether the keeper was looked at: it should be of the same program.
+    pub renewed: bool,
+    /// As the keeper told it, for whoever keeps next.
+    pub descriptor_limit: u64,
     /// Instances that are watched because they are not the keeper's children, and where their ends are told.
     pub orphans: BTreeMap<u32, Incarnation>,
     pub orphan_ends: mpsc::Sender<Ended>,
@@ -127,20 +143,55 @@ pub struct Core {
 }
 
 impl Core {
-    /// Runs until every instance has been ended on request, or the keeper is gone.
-    pub async fn run(mut self) -> anyhow::Result<ExitCode> {
+    /// Runs until every instance has been ended on request, a successor is about to take over, or the keeper is gone.
+    pub async fn run(mut self) -> anyhow::Result<Departure> {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             if let Some(code) = self.is_over() {
-                return self.end(code).await;
+                return Ok(Departure::Ended(self.end(code).await?));
+            }
+            if self.may_freeze() {
+                return Ok(Departure::Frozen(self.freeze()));
             }
             let event = self.next(&mut beat).await?;
             if let Event::Keeper(FromKeeper::Gone) = event {
-                // Instances run on as orphans for now, and nobody knows them any more. Becoming the keeper belongs here.
-                anyhow::bail!("the keeper is gone: this supervisor ends, its instances run on unsupervised");
+                return Ok(Departure::Heir(self.leave().2));
             }
             self.handle(event).await;
         }
+    }
+
+    /// Leaves everything as it is: what waits is answered, no byte is moved any more.
+    fn freeze(mut self) -> Frozen {
+        let what = "the supervisor is being replaced and has done nothing of this";
+        while let Ok((_, reply)) = self.sources.requests.try_recv() {
+            // Whoever asked may have gone meanwhile.
+            let _ = reply.send(Response::Failed(Failure::new(what).hint("ask again")));
+        }
+        let (keeper, upgrade, heir) = self.leave();
+        Frozen { keeper, upgrade, heir }
+    }
+
+    /// Stops what is no task: threads that move or print. Everything is committed at any time.
+    fn leave(mut self) -> (KeeperLink, Option<Upgrade>, Heir) {
+        /// For what is in the files by now to be printed.
+        const LIMIT: Duration = Duration::from_millis(200);
+        self.pump.stop();
+        let is_foreground = self.foreground.is_some();
+        if let Some(output) = self.foreground.take() {
+            output.finish(LIMIT);
+        }
+        let heir = Heir {
+            store: self.store,
+            home: self.home.path().to_owned(),
+            keeper_pid: self.keeper_pid,
+            last_exit: self.globals.exit_sequence,
+            epoch: self.epoch,
+            foreground: is_foreground,
+            store_limit: self.store_limit,
+            descriptor_limit: self.descriptor_limit,
+        };
+        (self.keeper, self.upgrade, heir)
     }
 
     async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {
@@ -159,6 +210,8 @@ impl Core {
             Some(look) = sources.looks.recv() => Event::Look(look),
             Some(ended) = sources.orphans.recv() => Event::Orphan(ended),
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
+            Some(asked) = sources.upgrades.recv() => Event::Upgrade(asked),
+            () = tokio::time::sleep(upgrade::FREEZE_LOOK), if self.freezing.is_some() => Event::Deadline,
             _ = beat.tick() => Event::Beat,
         })
     }
@@ -172,8 +225,11 @@ impl Core {
                     "the keeper's store is full: {name} is not kept and will not survive a crash of the supervisor"
                 ));
             }
-            Event::Keeper(FromKeeper::Quiesce | FromKeeper::Upgraded | FromKeeper::UpgradeFailed(_)) => {}
-            Event::Keeper(FromKeeper::Gone) => {}
+            Event::Keeper(FromKeeper::Quiesce) => self.quiesce(),
+            Event::Keeper(FromKeeper::UpgradeFailed(failure)) => self.upgrade_failed(failure),
+            // Told to one that is frozen, and taken before this.
+            Event::Keeper(FromKeeper::Upgraded | FromKeeper::Gone) => {}
+            Event::Upgrade((program, asker)) => self.begin_upgrade(program, asker),
             Event::Request((request, reply)) => self.request(request, reply).await,
             Event::Spawned(outcome) => {
                 self.spawned(outcome).await;
@@ -298,6 +354,9 @@ impl Core {
 
     async fn beat(&mut self) {
         self.resolve_unsure().await;
+        self.heed_upgrade();
+        self.look_after_control();
+        self.renew_keeper();
         if let Err(error) = self.keeper.alive() {
             tracing::warn!("the keeper does not hear us: {error}");
         }
@@ -361,9 +420,10 @@ impl Core {
             let _ = std::fs::remove_file(self.home.control());
         }
         self.registry.apps.values().for_each(App::unlink_sockets);
-        self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
+        self.answer_all(&Response::Failed(Failure::new("the supervisor has ended")));
         self.shutdown.cancel();
         self.tasks.close();
+        self.connections.close();
         let (front, bridge) = (self.sections.front().cloned(), self.sections.bridge().cloned());
         let ends = async {
             if let Some(front) = front {
@@ -376,7 +436,11 @@ impl Core {
         if tokio::time::timeout(LIMIT, ends).await.is_err() {
             tracing::warn!("front and bridge have not ended in time");
         }
-        if tokio::time::timeout(LIMIT, self.tasks.wait()).await.is_err() {
+        let all = async {
+            self.tasks.wait().await;
+            self.connections.wait().await;
+        };
+        if tokio::time::timeout(LIMIT, all).await.is_err() {
             tracing::warn!("{} tasks have not ended in time", self.tasks.len());
         }
         self.keeper.goodbye(i32::from(code))?;

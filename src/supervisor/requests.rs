@@ -44,9 +44,12 @@ enum Goal {
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
-        let ending =
-            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Kill);
+        let looks = matches!(request, Request::Ping | Request::Snapshot { .. });
+        let ending = self.globals.ending && !looks && request != Request::Kill;
         let answer = match request {
+            _ if self.freezing.is_some() && !looks => {
+                Err(Failure::new("the supervisor is being replaced").hint("ask again in a moment"))
+            }
             _ if ending => Err(Failure::new("the supervisor is ending").hint("try again in a moment")),
             Request::Ping => Ok(Response::Pong(self.pong())),
             Request::Snapshot { env } => Ok(Response::Snapshot(Box::new(self.snapshot(env).await))),
@@ -58,8 +61,9 @@ impl Core {
             Request::Restart { select } => return self.change(&select, Life::Restart, reply).await,
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
-            Request::Upgrade { .. }
-            | Request::Reload { .. }
+            // Comes another way (`Event::Upgrade`): its answer outlives this loop.
+            Request::Upgrade { .. } => Err(Failure::new("this is not the way to ask for an upgrade")),
+            Request::Reload { .. }
             | Request::Scale { .. }
             | Request::Apply { .. }
             | Request::ReopenLogs { .. }

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use herdwire_ipc::codec;
 
 use super::state::{State, StateError};
-use crate::config::home::{Home, HomeError};
 use crate::config::spec::AppSpec;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::Instance;
@@ -20,8 +19,6 @@ use crate::process::sealed;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unfit {
-    #[error(transparent)]
-    Home(#[from] HomeError),
     #[error("there is no state to go on with")]
     NoState,
     #[error(transparent)]
@@ -40,7 +37,6 @@ pub enum Unfit {
 
 /// Reads all that adoption will read.
 pub fn prove(descriptors: &BTreeMap<Name, OwnedFd>) -> Result<(), Unfit> {
-    Home::from_environment()?.node()?;
     let memory = descriptors.get(&Name::new(Kind::State, 0, 0)).ok_or(Unfit::NoState)?;
     let (_, contents) = State::open(memory.try_clone()?)?;
     for app in &contents.apps {
@@ -74,7 +70,6 @@ mod tests {
         BTreeMap::from([(Name::new(Kind::State, 0, 0), state), (Name::new(Kind::Spec, 1, 2), spec)])
     }
 
-    /// Proves with a home of its own, as the keeper gives it to a supervisor.
     fn proved(descriptors: &BTreeMap<Name, OwnedFd>) -> Result<(), String> {
         prove(descriptors).map_err(|unfit| unfit.to_string())
     }

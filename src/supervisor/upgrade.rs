@@ -117,7 +117,9 @@ impl Core {
     pub(super) fn heed_upgrade(&mut self) {
         if let Some(upgrade) = self.upgrade.take_if(|upgrade| upgrade.began.elapsed() > PATIENCE) {
             let what = "the keeper does not say what became of the upgrade";
-            upgrade.asker.answer(&Response::Failed(Failure::new(what).hint("it may be of a release that cannot do that")));
+            upgrade
+                .asker
+                .answer(&Response::Failed(Failure::new(what).hint("it may be of a release that cannot do that")));
         }
     }
 }
@@ -133,7 +135,8 @@ impl Upgrade {
     pub(super) fn failed(self, failure: UpgradeFailure) {
         let what = reason(&self.program, failure);
         tracing::warn!("no upgrade: {what}");
-        let answer = Failure::new(what).hint("nothing has changed: the supervisor before it serves, no instance was touched");
+        let answer =
+            Failure::new(what).hint("nothing has changed: the supervisor before it serves, no instance was touched");
         let said = last_lines(&self.stderr);
         let answer = if said.is_empty() { answer } else { answer.cause(said) };
         self.asker.answer(&Response::Failed(answer));
@@ -168,8 +171,11 @@ fn check(path: &Path) -> Result<File, Failure> {
     let mut head = Vec::new();
     File::open(path).and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head)).map_err(unreadable)?;
     let mut own = Vec::new();
-    File::open("/proc/self/exe").and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut own)).map_err(unreadable)?;
-    fits(&head, &own).map_err(|why| refuse(why).hint("give the path of a `herdwire` that was built for this machine"))?;
+    File::open("/proc/self/exe")
+        .and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut own))
+        .map_err(unreadable)?;
+    fits(&head, &own)
+        .map_err(|why| refuse(why).hint("give the path of a `herdwire` that was built for this machine"))?;
     let opened = File::options().read(true).custom_flags(nix::libc::O_PATH).open(path).map_err(unreadable)?;
     // What was looked at is what is opened.
     let same = opened.metadata().is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino()));
