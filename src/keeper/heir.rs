@@ -8,11 +8,10 @@
 #![allow(unsafe_code)] // What is inherited by number becomes an owner by an unsafe constructor only.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -20,6 +19,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::name::Name;
 use super::protocol::{self, Exit, Hello, Legacy, PROTOCOL_VERSION, Reason, Stored};
+use super::sys;
 
 /// What a supervisor whose keeper is dead hands to the keeper that it becomes.
 #[derive(Debug)]
@@ -61,8 +61,8 @@ pub fn become_keeper(heirloom: Heirloom) -> io::Error {
         }
         Ok(will)
     };
-    match will() {
-        Ok(will) => will.execute("/proc/self/exe"),
+    match will().and_then(|will| Ok((will, File::open("/proc/self/exe")?))) {
+        Ok((will, program)) => will.execute(program),
         Err(error) => error,
     }
 }
@@ -88,9 +88,12 @@ impl Will {
     }
 
     /// Becomes the keeper that `program` contains; returns only when it cannot be executed.
-    pub fn execute(self, program: &str) -> io::Error {
-        let number = self.text.as_raw_fd().to_string();
-        Command::new(program).arg0("herdwire").args(["__keeper", &number]).exec()
+    pub fn execute(self, program: impl AsFd) -> io::Error {
+        let number = CString::new(self.text.as_raw_fd().to_string()).unwrap_or_default();
+        let arguments = [c"herdwire".into(), c"__keeper".into(), number];
+        let error = sys::execute(program.as_fd(), &arguments, &sys::environment(&[]));
+        sys::close_at_exec();
+        error
     }
 }
 
@@ -106,30 +109,33 @@ pub(super) struct Estate {
 }
 
 impl Estate {
+    /// That of a keeper which nobody left anything.
+    pub fn of(hello: Hello) -> Estate {
+        Estate { hello, last_exit: 0, exits: vec![], stored: vec![], programs: vec![], supervisor: None }
+    }
+
     /// Takes over what lies in the memfd of this number, once.
     pub fn take_over(text: RawFd) -> io::Result<Estate> {
         let mut text = File::from(own(text)?);
         let mut bytes = Vec::new();
         text.rewind()?;
         text.read_to_end(&mut bytes)?;
-        let mut rest = &bytes[..];
-        let mut hello = None;
-        let (mut last_exit, mut exits, mut stored, mut programs, mut supervisor) = (0, vec![], vec![], vec![], None);
+        let (first, mut rest) = protocol::split_off(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+        let Some(Legacy::Keeper(hello)) = Legacy::parse(first) else { return Err(io::ErrorKind::InvalidData.into()) };
+        let mut estate = Estate::of(Hello { protocol: PROTOCOL_VERSION, keeper_pid: std::process::id(), ..hello });
         while let Some((record, behind)) = protocol::split_off(rest) {
             match Legacy::parse(record) {
-                Some(Legacy::Keeper(keeper)) => hello = Some(keeper),
-                Some(Legacy::LastExit(sequence)) => last_exit = sequence,
-                Some(Legacy::Exit(exit)) => exits.push(exit),
-                Some(Legacy::Stored(one)) => stored.push((one.name, own(one.descriptor)?)),
-                Some(Legacy::Program(descriptor)) => programs.push(own(descriptor)?),
-                Some(Legacy::Supervisor(child)) => supervisor = Some((child, own(child.socket)?)),
+                Some(Legacy::LastExit(sequence)) => estate.last_exit = sequence,
+                Some(Legacy::Exit(exit)) => estate.exits.push(exit),
+                Some(Legacy::Stored(one)) => estate.stored.push((one.name, own(one.descriptor)?)),
+                Some(Legacy::Program(descriptor)) => estate.programs.push(own(descriptor)?),
+                Some(Legacy::Supervisor(child)) => estate.supervisor = Some((child, own(child.socket)?)),
                 // Of a later release.
-                None => {}
+                Some(Legacy::Keeper(_)) | None => {}
             }
             rest = behind;
         }
-        let hello = hello.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Estate { hello, last_exit, exits, stored, programs, supervisor })
+        Ok(estate)
     }
 }
 
