@@ -62,6 +62,11 @@ impl Store {
         drop(self.mirror().remove(&name));
     }
 
+    /// A copy of what is kept under this name, if anything is.
+    pub fn copy(&self, name: Name) -> Option<OwnedFd> {
+        self.mirror().get(&name)?.try_clone().ok()
+    }
+
     /// How many descriptors are kept.
     pub fn len(&self) -> usize {
         self.mirror().len()

@@ -23,7 +23,6 @@ use tokio_util::task::TaskTracker;
 use super::control::Request;
 use super::control_server::Desk;
 use super::core::{self, Core, Sources};
-use super::departure::clear_marks;
 use super::registry::{App, Entry, Process, Registry};
 use super::rescue::{self, Rescued};
 use super::settings::Sections;
@@ -123,7 +122,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         desk,
         upgrade: None,
         freezing: None,
-        renewed: false,
+        is_settled: false,
         descriptor_limit,
         orphans: BTreeMap::new(),
         orphan_ends: orphans_in,
@@ -150,11 +149,13 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.adopt_settings(settings, front, status).await?;
     core.reroute().await;
     core.forget_the_rest(descriptors);
-    clear_marks(core.home.path());
     if reason == Reason::Upgrade {
         core.speak_into_the_log();
     }
-    core.keeper.ready()?;
+    if let Err(error) = core.keeper.ready() {
+        // Without a keeper there is all the more to be done: the loop begins with that.
+        tracing::warn!("the keeper does not hear that we are ready: {error}");
+    }
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     core.catch_up(exits).await;
     core.first_orders(run).await;

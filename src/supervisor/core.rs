@@ -130,8 +130,8 @@ pub struct Core {
     /// What was asked to take our place, and whether that is about to happen.
     pub upgrade: Option<Upgrade>,
     pub freezing: Option<Freezing>,
-    /// Whether the keeper was looked at: it should be of the same program.
-    pub renewed: bool,
+    /// Whether this one has served long enough to be the only one.
+    pub is_settled: bool,
     /// As the keeper told it, for whoever keeps next.
     pub descriptor_limit: u64,
     /// Instances that are watched because they are not the keeper's children, and where their ends are told.
@@ -356,7 +356,7 @@ impl Core {
         self.resolve_unsure().await;
         self.heed_upgrade();
         self.look_after_control();
-        self.renew_keeper();
+        self.settle_in();
         if let Err(error) = self.keeper.alive() {
             tracing::warn!("the keeper does not hear us: {error}");
         }
@@ -419,6 +419,7 @@ impl Core {
         if super::adopt::file_identity(&self.home.control()) == self.control_file {
             let _ = std::fs::remove_file(self.home.control());
         }
+        super::departure::clear_marks(self.home.path());
         self.registry.apps.values().for_each(App::unlink_sockets);
         self.answer_all(&Response::Failed(Failure::new("the supervisor has ended")));
         self.shutdown.cancel();

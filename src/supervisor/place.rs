@@ -12,11 +12,11 @@ use std::time::Duration;
 use super::adopt::{control_listener, file_identity};
 use super::control_server;
 use super::core::Core;
+use super::departure::clear_marks;
 use crate::keeper::name::{Kind, Name};
 
-/// How long a supervisor of another program has served before its keeper is asked to become that program as well: by
-/// then the supervisor before it is gone.
-const RENEW_AFTER: Duration = Duration::from_secs(3);
+/// How long a supervisor has served before it counts on being the only one: whatever was there before it is gone by then.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
 impl Core {
     /// Sees to it that the control socket can be found.
@@ -54,7 +54,8 @@ impl Core {
 
     /// Takes connections again after a freeze that came to nothing.
     pub(super) fn accept_again(&mut self) {
-        if let Err(error) = self.bind_control_again() {
+        let kept = self.store.copy(Name::new(Kind::Control, 0, 0)).ok_or(io::ErrorKind::NotFound.into());
+        if let Err(error) = kept.and_then(|socket| self.accept_from(socket)) {
             tracing::error!("no control connection is taken any more: {error}");
         }
     }
@@ -81,12 +82,18 @@ impl Core {
         }
     }
 
-    /// Has the keeper become the program that we are, if it is another one.
-    pub(super) fn renew_keeper(&mut self) {
-        if self.renewed || self.began.elapsed() < RENEW_AFTER {
+    /// What is left to do once whoever was there before is surely gone: its traces in the home go, and the keeper becomes
+    /// the program that we are, if it is another one.
+    pub(super) fn settle_in(&mut self) {
+        if self.is_settled || self.began.elapsed() < SETTLED_AFTER {
             return;
         }
-        self.renewed = true;
+        self.is_settled = true;
+        clear_marks(self.home.path());
+        self.renew_keeper();
+    }
+
+    fn renew_keeper(&self) {
         let identity = |path: &str| std::fs::metadata(path).map(|exe: Metadata| (exe.dev(), exe.ino()));
         let of_keeper = identity(&format!("/proc/{}/exe", self.keeper_pid));
         let (Ok(theirs), Ok(ours)) = (of_keeper, identity("/proc/self/exe")) else { return };

@@ -27,6 +27,8 @@ use crate::keeper::client::{ExitStatus, UpgradeFailure, UpgradeStage};
 
 /// How long what is in the making may take to be made before a freeze. The keeper gives a freeze two seconds.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
+/// How long control connections may take to bring their request and take its answer.
+const CONNECTIONS_LIMIT: Duration = Duration::from_millis(100);
 /// How often a freeze is looked at while something is in the making.
 pub(super) const FREEZE_LOOK: Duration = Duration::from_millis(5);
 /// How long the keeper may take to say what became of it: more than all its own limits together.
@@ -48,7 +50,7 @@ pub struct Upgrade {
 /// A freeze that has begun.
 #[derive(Debug, Clone, Copy)]
 pub struct Freezing {
-    by: Instant,
+    since: Instant,
 }
 
 impl Core {
@@ -86,7 +88,7 @@ impl Core {
     /// The keeper has a standby that could take over: nothing new is taken on from here.
     pub(super) fn quiesce(&mut self) {
         tracing::info!("freezing for a successor");
-        self.freezing = Some(Freezing { by: Instant::now() + FREEZE_LIMIT });
+        self.freezing = Some(Freezing { since: Instant::now() });
         self.accepting.cancel();
         let what = "the supervisor is being replaced and gives no more answers";
         let hint = "what was asked for goes on: `herdwire list` shows how far it is";
@@ -95,12 +97,14 @@ impl Core {
 
     /// Whether there is nothing left to wait for.
     pub(super) fn may_freeze(&self) -> bool {
-        let Some(Freezing { by }) = self.freezing else { return false };
+        let Some(Freezing { since }) = self.freezing else { return false };
+        let waited = since.elapsed();
         let in_the_making = || {
             let makes = |entry: &super::registry::Entry| matches!(entry.process, Process::Making);
             self.registry.instances.values().any(makes)
         };
-        Instant::now() >= by || (self.connections.is_empty() && !in_the_making())
+        let is_answered = self.connections.is_empty() || waited >= CONNECTIONS_LIMIT;
+        waited >= FREEZE_LIMIT || (is_answered && !in_the_making())
     }
 
     /// The keeper says that it came to nothing, before we were frozen.
@@ -238,7 +242,10 @@ fn reason(program: &Path, UpgradeFailure { stage, status }: UpgradeFailure) -> S
             format!("`{program}` ended before it said that it can take over ({ended})")
         }
         (UpgradeStage::Validation, None) => format!("`{program}` did not say in time that it can take over"),
-        (UpgradeStage::Freeze, _) => "the supervisor did not let go in time".to_owned(),
+        (UpgradeStage::Freeze, Some(ended)) => format!("`{program}` ended when its turn came ({ended})"),
+        (UpgradeStage::Freeze, None) => {
+            format!("the supervisor that serves did not let go in time, and `{program}` did not get its turn")
+        }
         (UpgradeStage::Takeover, Some(ended)) => {
             format!("`{program}` ended while it took over ({ended}): the supervisor before it is started again")
         }
