@@ -1,5 +1,5 @@
-//! From what the keeper hands over to a running supervisor: the same path at the first start, after a crash, and (in
-//! time) in an upgrade.
+//! From what the keeper hands over to a running supervisor: the same path at the first start, after a crash, and in an
+//! upgrade.
 //!
 //! Order matters: everything is adopted before the first exit is acted on, or the last lines of the dead would have
 //! no file; and nothing is started before the listening sockets and the wire stand.
