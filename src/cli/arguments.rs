@@ -113,6 +113,12 @@ pub enum Verb {
     Startup(StartupOptions),
     /// Undo `startup`
     Unstartup(StartupOptions),
+    /// Replace the supervisor by another release, touching no instance
+    #[command(after_help = UPGRADE_HELP)]
+    Upgrade {
+        /// A `herdwire` binary [default: what is installed now where the running one was started from]
+        binary: Option<PathBuf>,
+    },
     /// Ask whether the supervisor answers
     Ping {
         /// As JSON
@@ -133,6 +139,10 @@ The first new instance is tried alone; when it stays ready for `min_ready` its p
 goes, and the others follow. One that fails ends the reload: the old instances serve on.
 
 Exit codes: 0 all is replaced, 2 it cannot work and nothing was touched, 3 it failed and was taken back.";
+
+const UPGRADE_HELP: &str = "\
+The new supervisor starts beside the old one and must prove that it can go on before the old one lets go. Whatever goes
+wrong, the old one serves on, and this says why. Exit codes: 0 when the new one serves, else 1.";
 
 const RUN_HELP: &str = "\
 Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed

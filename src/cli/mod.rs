@@ -27,6 +27,7 @@ mod start;
 mod startup;
 #[cfg(test)]
 mod testing;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -102,6 +103,7 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Resurrect { no_daemon: false } => save::resurrect(&client, out)?,
         Verb::Startup(_) | Verb::Unstartup(_) => unreachable!("done above"),
         Verb::Kill => manage::kill(&client, out)?,
+        Verb::Upgrade { binary } => upgrade::upgrade(&client, binary.as_deref(), out)?,
         Verb::Ping { json } => manage::ping(&client, json, out)?,
     }
     Ok(Outcome::Exit(ExitCode::SUCCESS))

@@ -371,6 +371,28 @@ fn a_pidfd_names_one_process_for_ever() {
     assert_eq!(pidfd.signal(libc::SIGKILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
 }
 
+#[test]
+fn how_a_process_ended_is_known_before_and_after_its_parent_takes_notice() {
+    let Spawned { pidfd, go, .. } = shell("exit 9").spawn();
+    assert_eq!((pidfd.ended_with(), pidfd.parent()), (None, Some(std::process::id())));
+    go.release().unwrap();
+    assert!(pidfd.wait_dead(SOON));
+    assert_eq!(pidfd.ended_with().unwrap().code(), Some(9), "it is a zombie");
+    pidfd.reap().unwrap().unwrap();
+    assert_eq!(pidfd.ended_with().unwrap().code(), Some(9), "it was reaped");
+    assert_eq!((pidfd.parent(), pidfd.started()), (None, None));
+}
+
+#[test]
+fn an_end_that_looks_like_one_that_may_not_be_seen_is_told_once_it_is_certain() {
+    let Spawned { pidfd, go, .. } = shell("exit 0").spawn();
+    go.release().unwrap();
+    assert!(pidfd.wait_dead(SOON));
+    assert_eq!(pidfd.ended_with(), None);
+    pidfd.reap().unwrap().unwrap();
+    assert_eq!(pidfd.ended_with().unwrap().code(), Some(0));
+}
+
 /// An app that leaves its session by `setsid` and loses its parents, and says who it is.
 const RUNAWAY: &str = "setsid sh -c 'sleep 60 & echo $!' & wait; exec sleep 60";
 

@@ -135,6 +135,12 @@ pub enum Response {
     Plan(Plan),
     /// A change, in answer to `Events`.
     Event(EventView),
+    /// Another supervisor serves now: `Ping` tells which.
+    Upgraded {
+        /// Version of the one that answers this, and is gone.
+        from: String,
+        took_ms: u64,
+    },
 }
 
 /// What an `Apply` does, app by app.

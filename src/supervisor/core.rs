@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::applying::Applying;
-use super::control::Response;
-use super::control_server::Asked;
+use super::control::{Failure, Response};
+use super::control_server::{Asked, Asker, Desk};
+use super::departure::{Departure, Frozen, Heir};
 use super::deploys::Awaited;
+use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
 use super::requests::Pending;
 use super::saving::Saving;
@@ -30,6 +33,7 @@ use super::settings::Sections;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
+use super::upgrade::{self, Freezing, Upgrade};
 use super::{clock, foreground, health, logs, spawner};
 use crate::config::home::Home;
 use crate::config::spec::Rules;
@@ -51,6 +55,7 @@ const BEAT: Duration = Duration::from_secs(1);
 pub enum Event {
     Keeper(FromKeeper),
     Request(Asked),
+    Upgrade((PathBuf, Asker)),
     Spawned(Outcome),
     /// A released process has executed its program, or could not.
     Executed {
@@ -64,6 +69,8 @@ pub enum Event {
     Wire(Notice),
     Health(health::News),
     Look(oneshot::Sender<Snapshot>),
+    /// The end of a process that is not the keeper's child.
+    Orphan(Ended),
     /// The nearest deadline of an instance has come.
     Deadline,
     Beat,
@@ -73,6 +80,7 @@ pub enum Event {
 pub struct Sources {
     pub keeper: Watched,
     pub requests: mpsc::Receiver<Asked>,
+    pub upgrades: mpsc::Receiver<(PathBuf, Asker)>,
     pub outcomes: mpsc::Receiver<Outcome>,
     pub executions: mpsc::Receiver<(u32, Incarnation, Result<(), ExecFailure>)>,
     pub logs: mpsc::Receiver<LogEvent>,
@@ -80,6 +88,7 @@ pub struct Sources {
     pub notices: mpsc::Receiver<Notice>,
     pub health: health::Sources,
     pub looks: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    pub orphans: mpsc::Receiver<Ended>,
 }
 
 /// The parts that the core drives.
@@ -130,26 +139,76 @@ pub struct Core {
     pub stillborn: Vec<(u32, Incarnation)>,
     /// What lies at the control socket's path, if it is ours.
     pub control_file: Option<(u64, u64)>,
+    /// Takes control connections as long as it is not cancelled; each is a task of `connections`.
+    pub accepting: CancellationToken,
+    pub connections: TaskTracker,
+    /// Where those connections bring what is asked.
+    pub desk: Desk,
+    /// What was asked to take our place, and whether that is about to happen.
+    pub upgrade: Option<Upgrade>,
+    pub freezing: Option<Freezing>,
+    /// Whether this one has served long enough to be the only one.
+    pub is_settled: bool,
+    /// As the keeper told it, for whoever keeps next.
+    pub descriptor_limit: u64,
+    /// Instances that are watched because they are not the keeper's children, and where their ends are told.
+    pub orphans: BTreeMap<u32, Incarnation>,
+    pub orphan_ends: mpsc::Sender<Ended>,
     pub sources: Sources,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
 
 impl Core {
-    /// Runs until every instance has been ended on request, or the keeper is gone.
-    pub async fn run(mut self) -> anyhow::Result<ExitCode> {
+    /// Runs until every instance has been ended on request, a successor is about to take over, or the keeper is gone.
+    pub async fn run(mut self) -> anyhow::Result<Departure> {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             if let Some(code) = self.is_over() {
-                return self.end(code).await;
+                return Ok(Departure::Ended(self.end(code).await?));
+            }
+            if self.may_freeze() {
+                return Ok(Departure::Frozen(self.freeze()));
             }
             let event = self.next(&mut beat).await?;
             if let Event::Keeper(FromKeeper::Gone) = event {
-                // Instances run on as orphans for now, and nobody knows them any more. Becoming the keeper belongs here.
-                anyhow::bail!("the keeper is gone: this supervisor ends, its instances run on unsupervised");
+                return Ok(Departure::Heir(self.leave().2));
             }
             self.handle(event).await;
         }
+    }
+
+    /// Leaves everything as it is: what waits is answered, no byte is moved any more.
+    fn freeze(mut self) -> Frozen {
+        let what = "the supervisor is being replaced and has done nothing of this";
+        while let Ok((_, reply)) = self.sources.requests.try_recv() {
+            // Whoever asked may have gone meanwhile.
+            let _ = reply.send(Response::Failed(Failure::new(what).hint("ask again")));
+        }
+        let (keeper, upgrade, heir) = self.leave();
+        Frozen { keeper, upgrade, heir }
+    }
+
+    /// Stops what is no task: threads that move or print. Everything is committed at any time.
+    fn leave(mut self) -> (KeeperLink, Option<Upgrade>, Heir) {
+        /// For what is in the files by now to be printed.
+        const LIMIT: Duration = Duration::from_millis(200);
+        self.pump.stop();
+        let is_foreground = self.foreground.is_some();
+        if let Some(output) = self.foreground.take() {
+            output.finish(LIMIT);
+        }
+        let heir = Heir {
+            store: self.store,
+            home: self.home.path().to_owned(),
+            keeper_pid: self.keeper_pid,
+            last_exit: self.globals.exit_sequence,
+            epoch: self.epoch,
+            foreground: is_foreground,
+            store_limit: self.store_limit,
+            descriptor_limit: self.descriptor_limit,
+        };
+        (self.keeper, self.upgrade, heir)
     }
 
     async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {
@@ -169,7 +228,10 @@ impl Core {
             Some(notice) = sources.notices.recv() => Event::Wire(notice),
             news = sources.health.next() => Event::Health(news),
             Some(look) = sources.looks.recv() => Event::Look(look),
+            Some(ended) = sources.orphans.recv() => Event::Orphan(ended),
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
+            Some(asked) = sources.upgrades.recv() => Event::Upgrade(asked),
+            () = tokio::time::sleep(upgrade::FREEZE_LOOK), if self.freezing.is_some() => Event::Deadline,
             _ = beat.tick() => Event::Beat,
         })
     }
@@ -183,8 +245,11 @@ impl Core {
                     "the keeper's store is full: {name} is not kept and will not survive a crash of the supervisor"
                 ));
             }
-            Event::Keeper(FromKeeper::Quiesce | FromKeeper::Upgraded | FromKeeper::UpgradeFailed(_)) => {}
-            Event::Keeper(FromKeeper::Gone) => {}
+            Event::Keeper(FromKeeper::Quiesce) => self.quiesce(),
+            Event::Keeper(FromKeeper::UpgradeFailed(failure)) => self.upgrade_failed(failure),
+            // Told to one that is frozen, and taken before this.
+            Event::Keeper(FromKeeper::Upgraded | FromKeeper::Gone) => {}
+            Event::Upgrade((program, asker)) => self.begin_upgrade(program, asker),
             Event::Request((request, reply)) => {
                 self.request(request, reply).await;
                 self.note_changes();
@@ -206,6 +271,7 @@ impl Core {
                 // Whoever asked may have gone meanwhile.
                 let _ = reply.send(snapshot);
             }
+            Event::Orphan(ended) => self.orphan_ended(ended).await,
             Event::Deadline => self.deadlines().await,
             Event::Beat => self.beat().await,
         }
@@ -304,6 +370,9 @@ impl Core {
     async fn beat(&mut self) {
         self.resolve_unsure().await;
         self.look_after_saving();
+        self.heed_upgrade();
+        self.look_after_control();
+        self.settle_in();
         if let Err(error) = self.keeper.alive() {
             tracing::warn!("the keeper does not hear us: {error}");
         }
@@ -367,11 +436,13 @@ impl Core {
         if super::adopt::file_identity(&self.home.control()) == self.control_file {
             let _ = std::fs::remove_file(self.home.control());
         }
+        super::departure::clear_marks(self.home.path());
         self.registry.apps.values().for_each(App::unlink_sockets);
-        self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
+        self.answer_all(&Response::Failed(Failure::new("the supervisor has ended")));
         self.note_ended().await;
         self.shutdown.cancel();
         self.tasks.close();
+        self.connections.close();
         let (front, bridge) = (self.sections.front().cloned(), self.sections.bridge().cloned());
         let ends = async {
             if let Some(front) = front {
@@ -384,7 +455,11 @@ impl Core {
         if tokio::time::timeout(LIMIT, ends).await.is_err() {
             tracing::warn!("front and bridge have not ended in time");
         }
-        if tokio::time::timeout(LIMIT, self.tasks.wait()).await.is_err() {
+        let all = async {
+            self.tasks.wait().await;
+            self.connections.wait().await;
+        };
+        if tokio::time::timeout(LIMIT, all).await.is_err() {
             tracing::warn!("{} tasks have not ended in time", self.tasks.len());
         }
         if let Some(cgroups) = &self.cgroups {

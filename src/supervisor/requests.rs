@@ -53,9 +53,12 @@ pub(super) enum Goal {
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
-        let ending =
-            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Kill);
+        let looks = matches!(request, Request::Ping | Request::Snapshot { .. });
+        let ending = self.globals.ending && !looks && request != Request::Kill;
         let answer = match request {
+            _ if self.freezing.is_some() && !looks => {
+                Err(Failure::new("the supervisor is being replaced").hint("ask again in a moment"))
+            }
             _ if ending => Err(Failure::new("the supervisor is ending").hint("try again in a moment")),
             Request::Ping => Ok(Response::Pong(self.pong())),
             Request::Snapshot { env } => Ok(Response::Snapshot(Box::new(self.snapshot(env).await))),
@@ -75,8 +78,9 @@ impl Core {
                 let asked = applying::Asked { apps, settings, origin: &origin, prune, dry };
                 return self.apply_specs(asked, reply).await;
             }
-            Request::Upgrade { .. }
-            | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            // Comes another way (`Event::Upgrade`): its answer outlives this loop.
+            Request::Upgrade { .. } => Err(Failure::new("this is not the way to ask for an upgrade")),
+            Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
             Request::ReopenLogs { select } => self.reopen_logs(&select).await,
             Request::FlushLogs { select } => self.flush_logs(&select).await,
             Request::Kill => {
