@@ -94,7 +94,8 @@ pub fn complete(
             Some(_) => {}
             None => match app_of(process, contents, &newest) {
                 Some(app) => {
-                    let record = found(process, app, contents, now_ms);
+                    let alone = newest.get(&app).is_some_and(|spec| spec.instances == 1);
+                    let record = InstanceRecord { alone, ..found(process, app, contents, now_ms) };
                     contents.instances.push(record);
                     rescued.running += 1;
                 }
@@ -267,6 +268,7 @@ fn add_stopped(
                 created_at_ms: now_ms,
                 revision: app.revision,
                 number: id,
+                alone: spec.instances == 1,
                 ..InstanceRecord::default()
             });
             rescued.stopped += 1;
