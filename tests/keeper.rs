@@ -369,6 +369,17 @@ fn a_standby_that_exits_before_it_is_valid_changes_nothing() {
 }
 
 #[test]
+fn a_script_is_a_program_too() {
+    let (herd, mut incumbent) = serving();
+    let script = herd.home().join("script");
+    std::fs::write(&script, "#!/bin/sh\necho I cannot read this state >&2\nexit 78\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let told = incumbent.tell(&format!("upgrade-heard {}", script.display()));
+    let failed = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(78)) })";
+    assert_eq!(told, format!("{failed} / I cannot read this state"));
+}
+
+#[test]
 fn a_standby_that_never_answers_is_killed() {
     let (herd, mut incumbent) = serving();
     incumbent.tell("upgrade /proc/self/exe");
@@ -445,6 +456,26 @@ fn an_incumbent_that_dies_after_it_froze_is_not_needed_any_more() {
     herd.kill(standby.pid(), Signal::SIGKILL);
     let next = herd.supervisor();
     assert_eq!((next.told("epoch"), next.told("descriptors")), ("3", "2"));
+}
+
+#[test]
+fn a_standby_whose_last_word_is_ready_has_served() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    incumbent.tell("quiesced");
+    standby.tell("take");
+    // The keeper sees the death and the word at once.
+    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
+    standby.tell("ready");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    herd.wait_for_zombies(1);
+    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
+    assert_eq!(incumbent.tell("news"), "Upgraded");
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch")), ("Crash", "3"));
 }
 
 #[test]

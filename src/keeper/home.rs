@@ -5,7 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
-use super::heir::Estate;
+use super::estate::Estate;
 use super::name::{Kind, Name};
 use super::protocol::{Hello, PROTOCOL_VERSION, Reason};
 use super::{KeeperOptions, SetupError, sys};
@@ -94,10 +94,9 @@ pub(super) fn settle(options: &mut KeeperOptions) -> Result<Option<(Home, Estate
     let stored = std::mem::take(&mut options.stored);
     let left = options.left.map(Estate::take_over).transpose().map_err(system)?;
     let detached = !options.foreground && !options.attached && left.is_none();
-    if detached {
+    if detached && stored.is_empty() {
         // A shell's descriptor that came along with the CLI would be held for as long as the herd runs.
-        let mut spared: Vec<RawFd> = stored.iter().map(|(_, descriptor)| descriptor.as_raw_fd()).collect();
-        sys::close_others(&mut spared);
+        sys::close_all();
     }
     let lock_name = Name::new(Kind::Lock, 0, 0).to_bytes();
     let lock = left.iter().flat_map(|left| &left.stored).find(|(name, _)| *name == lock_name);

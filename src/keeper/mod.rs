@@ -19,6 +19,7 @@
 //! - No send blocks, no table grows, no wait has no limit.
 
 pub mod client;
+mod estate;
 pub mod handle;
 pub mod heir;
 mod home;
@@ -59,7 +60,7 @@ pub struct KeeperOptions {
     pub stored: Vec<(Name, OwnedFd)>,
     /// What is started as the supervisor.
     pub supervisor: Program,
-    /// The number of what an earlier keeper left to this program ([`heir`]). The rest is then as it was there.
+    /// The number of the memfd in which an earlier keeper, or its supervisor, told what it left to this program. The rest is then as it was there.
     pub left: Option<RawFd>,
 }
 
@@ -105,8 +106,8 @@ impl SetupError {
 
 /// Keeps the home until the end; answers the code with which this process is to exit.
 ///
-/// For the main thread of a process without other threads and, unless in the foreground, without open descriptors of
-/// its own but those in `options`: all others are closed. Replaces signal dispositions and mask, and for a detached
+/// For the main thread of a process without other threads. One that is to be detached and has nothing in `stored` closes
+/// all descriptors that it was started with. Replaces signal dispositions and mask, and for a detached
 /// keeper session and stdio. Returns [`ALREADY_KEPT`] at once when another keeper has the home.
 ///
 /// # Errors

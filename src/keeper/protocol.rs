@@ -28,6 +28,7 @@
 //! goes on; one that was answers whoever asked and exits, and the keeper starts its program again, as after a crash: the
 //! standby may have acted meanwhile.
 
+use std::fmt;
 use std::time::Duration;
 
 use herdwire_ipc::seqpacket::MAX_DESCRIPTORS;
@@ -69,22 +70,22 @@ macro_rules! fields {
 /// An enum of messages, each with its type on the wire.
 macro_rules! messages {
     ($(#[$about:meta])* $type:ident $(<$life:lifetime>)? {
-        $($(#[$doc:meta])* $kind:literal = $variant:ident $(($name:ident: $field:ty))?,)*
+        $($(#[$doc:meta])* $kind:literal = $variant:ident $(($($name:ident: $field:ty),*))?,)*
     }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $type $(<$life>)? {
-            $($(#[$doc])* $variant $(($field))?,)*
+            $($(#[$doc])* $variant $(($($field),*))?,)*
         }
 
         impl $(<$life>)? $type $(<$life>)? {
             /// The message as a record.
             pub fn to_record(&self) -> Record {
                 match self {
-                    $($type::$variant $(($name))? => {
+                    $($type::$variant $(($($name),*))? => {
                         #[allow(unused_mut)] // Some messages are nothing but their type.
                         let mut record = Record::new($kind);
-                        $($name.put(&mut record);)?
+                        $($($name.put(&mut record);)*)?
                         record
                     })*
                 }
@@ -95,7 +96,7 @@ macro_rules! messages {
                 #[allow(unused_mut)] // As above.
                 let (kind, mut body) = split(record)?;
                 Some(match kind {
-                    $($kind => $type::$variant $((<$field>::take(&mut body)?))?,)*
+                    $($kind => $type::$variant $(($(<$field>::take(&mut body)?),*))?,)*
                     _ => return None,
                 })
             }
@@ -165,11 +166,11 @@ messages! {
         /// An exit that nobody has acknowledged.
         66 = Exit(exit: Exit),
         /// A descriptor of the store.
-        67 = Stored(stored: Stored),
+        67 = Stored(name: RawName, descriptor: i32),
         /// A program of supervisors, the current one first.
         68 = Program(descriptor: i32),
-        /// The supervisor that runs, and runs on.
-        69 = Supervisor(child: Child),
+        /// The supervisor that runs, and runs on: our end of its socket pair, and whether it is ready.
+        69 = Supervisor(pid: u32, socket: i32, ready: bool),
     }
 }
 
@@ -212,6 +213,32 @@ pub enum ExitStatus {
     Signal(i32),
 }
 
+impl ExitStatus {
+    /// From what `wait(2)` says of a process that has ended.
+    pub fn of_wait(status: i32) -> ExitStatus {
+        match status & 0x7f {
+            0 => ExitStatus::Code(status >> 8 & 0xff),
+            signal => ExitStatus::Signal(signal),
+        }
+    }
+
+    fn to_wait(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => (code & 0xff) << 8,
+            ExitStatus::Signal(signal) => signal & 0x7f,
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitStatus::Code(code) => write!(f, "exited with code {code}"),
+            ExitStatus::Signal(number) => write!(f, "was ended by signal {number}"),
+        }
+    }
+}
+
 /// The end of one child of the keeper: an instance, or what an instance left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
@@ -251,23 +278,6 @@ pub enum UpgradeStage {
     Takeover = 3,
 }
 
-/// A descriptor of the store and its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
-    pub name: RawName,
-    pub descriptor: i32,
-}
-fields!(Stored { name, descriptor });
-
-/// A supervisor's process and the number of our end of its socket pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Child {
-    pub pid: u32,
-    pub socket: i32,
-    pub ready: bool,
-}
-fields!(Child { pid, socket, ready });
-
 macro_rules! numbers {
     ($($type:ty)*) => {$(
         impl Field<'_> for $type {
@@ -275,9 +285,7 @@ macro_rules! numbers {
                 record.append(&self.to_le_bytes());
             }
             fn take(body: &mut Body<'_>) -> Option<$type> {
-                let (head, rest) = body.split_first_chunk()?;
-                *body = rest;
-                Some(<$type>::from_le_bytes(*head))
+                take_bytes(body).map(<$type>::from_le_bytes)
             }
         }
     )*};
@@ -300,6 +308,9 @@ macro_rules! as_number {
     )*};
 }
 as_number! {
+    ExitStatus, i32, ExitStatus::to_wait, ExitStatus::of_wait;
+    Option<ExitStatus>, i32, |status| status.map_or(-1, ExitStatus::to_wait),
+        |number| (number >= 0).then(|| ExitStatus::of_wait(number));
     bool, u8, u8::from, |number| number != 0;
     Duration, u64, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Duration::from_micros;
     // A reason of a later keeper is still some kind of crash to us: there is something to adopt.
@@ -317,42 +328,12 @@ as_number! {
     };
 }
 
-impl Field<'_> for Option<ExitStatus> {
-    fn put(&self, record: &mut Record) {
-        let (how, value) = match *self {
-            None => (0_u32, 0),
-            Some(ExitStatus::Code(code)) => (1, code),
-            Some(ExitStatus::Signal(signal)) => (2, signal),
-        };
-        how.put(record);
-        value.put(record);
-    }
-    fn take(body: &mut Body<'_>) -> Option<Option<ExitStatus>> {
-        Some(match (u32::take(body)?, i32::take(body)?) {
-            (1, code) => Some(ExitStatus::Code(code)),
-            (2, signal) => Some(ExitStatus::Signal(signal)),
-            _ => None,
-        })
-    }
-}
-
-impl Field<'_> for ExitStatus {
-    fn put(&self, record: &mut Record) {
-        Some(*self).put(record);
-    }
-    fn take(body: &mut Body<'_>) -> Option<ExitStatus> {
-        <Option<ExitStatus> as Field>::take(body)?
-    }
-}
-
 impl Field<'_> for RawName {
     fn put(&self, record: &mut Record) {
         record.append(self);
     }
     fn take(body: &mut Body<'_>) -> Option<RawName> {
-        let (head, rest) = body.split_first_chunk()?;
-        *body = rest;
-        Some(*head)
+        take_bytes(body)
     }
 }
 
@@ -394,6 +375,12 @@ impl Record {
 
 /// What is left to read of a body.
 type Body<'a> = &'a [u8];
+
+fn take_bytes<const N: usize>(body: &mut Body<'_>) -> Option<[u8; N]> {
+    let (head, rest) = body.split_first_chunk()?;
+    *body = rest;
+    Some(*head)
+}
 
 /// Type and body of a record whose length says what it is.
 fn split(mut record: &[u8]) -> Option<(u16, Body<'_>)> {
@@ -462,7 +449,7 @@ mod tests {
             FromKeeper::Descriptors(&names),
             FromKeeper::Descriptors(&[]),
             FromKeeper::Exit(exit()),
-            FromKeeper::Exit(Exit { status: ExitStatus::Code(-1), ..exit() }),
+            FromKeeper::Exit(Exit { status: ExitStatus::Code(255), ..exit() }),
             FromKeeper::End,
             FromKeeper::Stop,
             FromKeeper::Refused([3; 16]),
@@ -482,14 +469,13 @@ mod tests {
 
     #[test]
     fn what_is_left_to_a_later_keeper_is_read_record_by_record() {
-        let child = Child { pid: 4_000_000, socket: 7, ready: true };
         let legacies = [
             Legacy::Keeper(hello()),
             Legacy::LastExit(u64::MAX),
             Legacy::Exit(exit()),
-            Legacy::Stored(Stored { name: [9; 16], descriptor: 12 }),
+            Legacy::Stored([9; 16], 12),
             Legacy::Program(5),
-            Legacy::Supervisor(child),
+            Legacy::Supervisor(4_000_000, 7, true),
         ];
         let bytes: Vec<u8> = legacies.iter().flat_map(|legacy| legacy.to_record().as_bytes().to_vec()).collect();
         let (mut rest, mut read) = (&bytes[..], Vec::new());

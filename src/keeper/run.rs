@@ -18,7 +18,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use super::heir::Estate;
+use super::estate::Estate;
 use super::home::Home;
 use super::line::{Line, Told};
 use super::name::Kind;
@@ -131,10 +131,8 @@ impl Keeper {
         for (name, descriptor) in estate.stored {
             store.put(name, descriptor).map_err(|_| system(io::ErrorKind::QuotaExceeded.into()))?;
         }
-        let serving = estate.supervisor.map(|(child, socket)| Running {
-            ready: child.ready,
-            ..Running::new(child.pid, Line::resumed(socket))
-        });
+        let serving =
+            estate.supervisor.map(|(pid, socket, ready)| Running { ready, ..Running::new(pid, Line::resumed(socket)) });
         let now = Instant::now();
         Ok(Keeper {
             home,
@@ -178,8 +176,10 @@ impl Keeper {
     fn reap(&mut self) -> Option<i32> {
         // Supervisors by themselves: they are missed also while the table of exits is full.
         for seat in [SERVING, STANDBY, RELIEVED] {
-            if let Some(status) = self.seats[seat].as_ref().and_then(|running| sys::reap_this(running.pid)) {
-                self.died(seat, status);
+            if let Some(pid) = self.seats[seat].as_ref().map(|running| running.pid)
+                && let Some(status) = sys::reap_this(pid)
+            {
+                self.died(seat, pid, status);
             }
         }
         for _ in 0..tables::EXITS {
@@ -192,7 +192,7 @@ impl Keeper {
                 // Nobody is left to be told.
                 (Reaped::Ended(_), Phase::Leaving { .. }) => {}
                 (Reaped::Ended(exit), _) => match self.seat_of(exit.pid) {
-                    Some(seat) => self.died(seat, exit.status),
+                    Some(seat) => self.died(seat, exit.pid, exit.status),
                     None => self.exits.record(exit),
                 },
             }
@@ -210,13 +210,14 @@ impl Keeper {
         self.seats.iter().position(|seat| seat.as_ref().is_some_and(|running| running.pid == pid))
     }
 
-    fn died(&mut self, seat: usize, status: ExitStatus) {
-        // What it said before it died still counts. All of that lies in the socket by now, so this ends.
+    fn died(&mut self, seat: usize, pid: u32, status: ExitStatus) {
+        // What it said before it died still counts, and may have moved it. All of that lies in the socket by now, so
+        // this ends.
         self.listen(seat, usize::MAX);
-        let Some(running) = self.seats[seat].take() else { return };
-        match seat {
-            SERVING => self.serving_died(&running, status),
-            STANDBY => self.standby_died(status),
+        let Some(seat) = self.seat_of(pid) else { return };
+        match (seat, self.seats[seat].take()) {
+            (SERVING, Some(running)) => self.serving_died(&running, status),
+            (STANDBY, _) => self.standby_died(status),
             _ => {}
         }
     }
@@ -238,8 +239,11 @@ impl Keeper {
         self.due = now + pause;
         self.hello.reason = if running.watch.gave_up() { Reason::Hang } else { Reason::Crash };
         let when = if running.ready { "" } else { " before it was ready" };
-        let how = How(status);
-        log::line(format_args!("supervisor {} {how}{when}; starting the next in {} s", running.pid, pause.as_secs()));
+        log::line(format_args!(
+            "supervisor {} {status}{when}; starting the next in {} s",
+            running.pid,
+            pause.as_secs()
+        ));
         if !running.ready && self.restarts.gives_program_up(now) && self.programs.len() > 1 {
             log::line(format_args!("supervisors of this program do not get ready; trying the one before it"));
             self.programs.swap(0, 1);
@@ -469,17 +473,5 @@ impl Keeper {
 impl Running {
     fn new(pid: u32, line: Line) -> Running {
         Running { pid, line, watch: Watch::default(), ready: false, frozen: false, goodbye: None, kill_at: None }
-    }
-}
-
-/// How a process ended, in words.
-pub(super) struct How(pub ExitStatus);
-
-impl std::fmt::Display for How {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            ExitStatus::Code(code) => write!(f, "exited with code {code}"),
-            ExitStatus::Signal(number) => write!(f, "was ended by signal {number}"),
-        }
     }
 }

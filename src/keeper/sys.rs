@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal::*;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, fexecve, setsid};
@@ -35,22 +36,14 @@ const PIDFS: i64 = 0x5049_4446;
 pub(super) const NOT_EXECUTED: i32 = 127;
 
 /// What is waited for through the signal descriptor.
-const AWAITED: [Signal; 4] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+const AWAITED: [Signal; 4] = [SIGCHLD, SIGTERM, SIGINT, SIGQUIT];
 
-const IGNORED: [Signal; 7] = [
-    Signal::SIGHUP,
-    Signal::SIGPIPE,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGTSTP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-];
+const IGNORED: [Signal; 7] = [SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU];
 
 /// Sets every disposition and the mask, whatever was inherited, and takes the signals that are waited for. The table of
 /// signals stands in `keeper`.
 pub(super) fn take_signals() -> io::Result<SignalFd> {
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, SIGKILL | SIGSTOP)) {
         let handler = if IGNORED.contains(&signal) { SigHandler::SigIgn } else { SigHandler::SigDfl };
         // SAFETY: no function of ours is installed, so none can run at a wrong moment.
         unsafe { sigaction(signal, &SigAction::new(handler, SaFlags::empty(), SigSet::empty())) }?;
@@ -111,11 +104,7 @@ fn reap_pid(pid: libc::pid_t) -> Option<(ExitStatus, libc::rusage)> {
     if reaped != pid {
         return None;
     }
-    let status = match libc::WIFSIGNALED(status) {
-        true => ExitStatus::Signal(libc::WTERMSIG(status)),
-        false => ExitStatus::Code(libc::WEXITSTATUS(status)),
-    };
-    Some((status, usage))
+    Some((ExitStatus::of_wait(status), usage))
 }
 
 fn duration(time: libc::timeval) -> Duration {
@@ -162,32 +151,22 @@ pub(super) fn kill_children() {
     let own = std::process::id();
     // A kernel built without this list leaves children to their group kill; the time limit of the end still holds.
     let list = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|pid| pid.parse().ok()).for_each(|pid| signal(pid, Signal::SIGKILL));
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).for_each(|pid| signal(pid, SIGKILL));
 }
 
-/// Closes all descriptors from 3 on except `spared`.
-///
-/// To be called before anything else is opened: whoever still owns one of them must never use it again.
-pub(super) fn close_others(spared: &mut [RawFd]) {
-    spared.sort_unstable();
-    let mut first = 3;
-    for descriptor in spared.iter().copied().filter(|descriptor| *descriptor >= 3) {
-        close_range(first, descriptor - 1, 0);
-        first = descriptor + 1;
-    }
-    close_range(first, RawFd::MAX, 0);
+/// Closes all descriptors but stdio. Before anything else is opened: whoever still owns one must never use it again.
+pub(super) fn close_all() {
+    close_range(0);
 }
 
 /// Has all descriptors but stdio closed by the next exec.
 pub(super) fn close_at_exec() {
-    close_range(3, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    close_range(libc::CLOSE_RANGE_CLOEXEC);
 }
 
-fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) {
-    if first <= last {
-        // SAFETY: takes numbers; that nobody needs these descriptors is up to the callers.
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-    }
+fn close_range(flags: libc::c_uint) {
+    // SAFETY: takes numbers; that nobody needs these descriptors is up to the callers.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, RawFd::MAX, flags) };
 }
 
 /// A copy that no descriptor given to a child by number replaces.
@@ -199,14 +178,13 @@ pub(super) fn out_of_the_way(descriptor: impl AsFd) -> io::Result<OwnedFd> {
 
 /// Becomes a program, with these arguments; returns only when that fails.
 pub(super) fn execute(program: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> io::Error {
-    match fexecve(program, arguments, environment) {
-        // A script, whose interpreter is to open it by its number: it may then stay open.
-        Err(Errno::ENOENT) => {
-            let kept_open = fcntl(program, FcntlArg::F_SETFD(FdFlag::empty()));
-            kept_open.and_then(|_| fexecve(program, arguments, environment)).map_or_else(io::Error::from, |never| match never {})
-        }
-        Err(errno) => errno.into(),
+    let mut executed = fexecve(program, arguments, environment);
+    // A script: its interpreter is to open it by its number, which may then stay open.
+    if executed == Err(Errno::ENOENT) && fcntl(program, FcntlArg::F_SETFD(FdFlag::empty())).is_ok() {
+        executed = fexecve(program, arguments, environment);
     }
+    let Err(errno) = executed;
+    errno.into()
 }
 
 /// Our environment, without `names`, as a program is given it.

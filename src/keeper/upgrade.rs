@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::heir::Will;
-use super::protocol::{
-    Child, ExitStatus, FromKeeper, Legacy, Reason, Stored, ToKeeper, UpgradeFailure, UpgradeStage as Stage,
-};
+use super::estate::Will;
+use super::protocol::{ExitStatus, FromKeeper, Legacy, Reason, ToKeeper, UpgradeFailure, UpgradeStage as Stage};
 use super::run::{Keeper, Phase, RELIEVED, SERVING, STANDBY};
 use super::{log, rules, sys};
 
@@ -44,7 +42,7 @@ impl Upgrade {
 impl Keeper {
     /// Starts a standby, if there is a program and no other upgrade.
     pub fn begin_upgrade(&mut self, program: Option<OwnedFd>, stderr: Option<OwnedFd>) {
-        let is_free = self.seats[STANDBY].is_none() && self.seats[RELIEVED].is_none();
+        let is_free = matches!((self.phase, &self.seats), (Phase::Keeping, [_, None, None]));
         let program = program.filter(|_| is_free).ok_or(io::Error::from(io::ErrorKind::ResourceBusy));
         let start = |program: OwnedFd| {
             let program = sys::out_of_the_way(program)?;
@@ -179,8 +177,8 @@ impl Keeper {
             told = exit.sequence;
         }
         for (name, descriptor) in self.store.after(None) {
-            let stored = Stored { name, descriptor: will.leave(descriptor)? };
-            will.say(Legacy::Stored(stored))?;
+            let descriptor = will.leave(descriptor)?;
+            will.say(Legacy::Stored(name, descriptor))?;
         }
         for program in &self.programs {
             let program = will.leave(program)?;
@@ -190,7 +188,7 @@ impl Keeper {
             && let Some(socket) = serving.line.socket()
         {
             let socket = will.leave(socket)?;
-            will.say(Legacy::Supervisor(Child { pid: serving.pid, socket, ready: serving.ready }))?;
+            will.say(Legacy::Supervisor(serving.pid, socket, serving.ready))?;
         }
         Ok(will)
     }

@@ -9,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use herdwire_ipc::codec;
 use herdwire_ipc::frame::{HEADER_BYTES, Header};
 use interprocess::local_socket::tokio::{Listener, Stream, prelude::*};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::control::{self, CONTROL_VERSION, Failure, MAX_FRAME, Request, Response};
+use super::control::{self, Failure, Request, Response};
 
 /// Connections served at once; the next ones wait in the socket's backlog.
 const CONNECTIONS: usize = 512;
@@ -152,20 +151,12 @@ async fn receive(stream: &mut Stream) -> Result<Option<Request>, Failure> {
         return Ok(None);
     }
     let header = Header::from_bytes(&bytes).expect("it has a header's length");
-    if header.kind != CONTROL_VERSION {
-        let what = format!("this is no request of control version {CONTROL_VERSION}");
-        return Err(
-            Failure::new(what).hint("use the `herdwire` binary of the supervisor's version, or `herdwire kill` first")
-        );
-    }
-    if header.length as usize > MAX_FRAME - HEADER_BYTES {
-        return Err(Failure::new(format!("a request of {} bytes is too large", header.length)));
-    }
+    let length = control::body_length(header)?;
     // Grown as bytes come, never by what the peer announces.
     let mut body = Vec::new();
-    let mut rest = stream.take(u64::from(header.length));
+    let mut rest = stream.take(u64::from(length));
     rest.read_to_end(&mut body).await.map_err(|error| Failure::new("the request could not be read").cause(error))?;
-    codec::decode(&body).map(Some).map_err(|error| Failure::new("the request cannot be understood").cause(error))
+    control::from_body(&body).map(Some)
 }
 
 fn check_peer(stream: &Stream) -> Result<(), Failure> {
