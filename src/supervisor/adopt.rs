@@ -24,11 +24,11 @@ use super::control::Request;
 use super::control_server::Desk;
 use super::core::{self, Core, Sources};
 use super::registry::{App, Entry, Process, Registry, Release, Role};
-use super::rescue::{self, Rescued};
+use super::rescue;
 use super::saved::{self, Here};
 use super::saving::{self, Saving};
 use super::settings::Sections;
-use super::state::{Contents, State, StateError};
+use super::state::Contents;
 use super::traffic::{self, Routes};
 use super::{control_server, foreground, health};
 use crate::config::spec::{AppSpec, Rotation, Settings};
@@ -61,7 +61,7 @@ pub async fn adopt(
     let store = Store::holding(keeper.sender(), &descriptors).context("there is no room for copies of the store")?;
     let is_first = !descriptors.contains_key(&Name::new(Kind::State, 0, 0));
     let foreground = foreground && !serves;
-    let (state, contents, warning) = open_state(&mut descriptors, &store)?;
+    let (state, contents, warning) = rescue::open::open(&mut descriptors, &store)?;
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
 
@@ -224,73 +224,6 @@ fn cgroups(node: NodeId, keeper: u32) -> Option<Arc<Cgroups>> {
             None
         }
     }
-}
-
-/// The state as it was committed, with what the store knows better; and what an operator should know about it.
-fn open_state(
-    descriptors: &mut BTreeMap<Name, OwnedFd>,
-    store: &Store,
-) -> anyhow::Result<(State, Contents, Option<String>)> {
-    let name = Name::new(Kind::State, 0, 0);
-    let (mut contents, lost, refused) = match descriptors.remove(&name) {
-        None => {
-            let mut contents = Contents::default();
-            contents.globals.next_app = 1;
-            // Without a state there is no herd yet, unless its state did not fit into the store.
-            let lost = if descriptors.keys().any(|name| name.kind == Kind::Pidfd) { u32::MAX } else { 0 };
-            (contents, lost, None)
-        }
-        Some(memory) => match State::open(memory.try_clone()?) {
-            Ok((mut state, mut contents)) => {
-                let lost = contents.damaged;
-                let rescued = rescue::look::rescue(&mut contents, lost, descriptors);
-                if !rescued.is_nothing() {
-                    rewrite(&mut state, &contents);
-                }
-                let warning = rescue_warning(lost, None, &rescued);
-                return Ok((state, contents, warning));
-            }
-            Err(error) => match State::salvage(memory.as_fd()) {
-                Some(contents) => (contents.clone(), contents.damaged, Some(error)),
-                None => (Contents::default(), u32::MAX, Some(error)),
-            },
-        },
-    };
-    let rescued = rescue::look::rescue(&mut contents, lost, descriptors);
-    let mut state = State::create().context("the state cannot be created")?;
-    rewrite(&mut state, &contents);
-    // Only now that it holds everything does it take the place of what was there.
-    store.keep(name, state.as_fd());
-    let warning = rescue_warning(lost, refused, &rescued);
-    Ok((state, contents, warning))
-}
-
-/// Commits everything.
-fn rewrite(state: &mut State, contents: &Contents) {
-    let globals = state.commit_globals(&contents.globals);
-    let apps = contents.apps.iter().map(|app| state.commit_app(app)).collect::<Vec<_>>();
-    let instances = contents.instances.iter().map(|instance| state.commit_instance(instance)).collect::<Vec<_>>();
-    for error in std::iter::once(globals).chain(apps).chain(instances).filter_map(Result::err) {
-        tracing::error!("what was rebuilt is not committed: {error}");
-    }
-}
-
-fn rescue_warning(lost: u32, refused: Option<StateError>, rescued: &Rescued) -> Option<String> {
-    if lost == 0 && refused.is_none() && rescued.is_nothing() {
-        return None;
-    }
-    let why = match refused {
-        Some(error) => error.to_string(),
-        None if lost > 0 => format!("{lost} records of the stored state are damaged"),
-        None => "the stored state is not that of the last moment".to_owned(),
-    };
-    let Rescued { running, stopped, nobodys, .. } = rescued;
-    let mut warning = format!("{why}: rebuilt from the store, {running} instances that run and {stopped} as stopped");
-    for (instance, _) in nobodys.iter().filter(|(_, pid)| pid.is_none()) {
-        warning += &format!("; instance {instance} has ended, and nothing else is known of it");
-    }
-    tracing::warn!("{warning}");
-    Some(warning)
 }
 
 pub(super) fn control_listener(socket: OwnedFd) -> std::io::Result<Listener> {

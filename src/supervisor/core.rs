@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::applying::Applying;
 use super::control::{Failure, Response};
 use super::control_server::{Asked, Asker, Desk};
-use super::departure::{Departure, Frozen, Heir};
+use super::departure::Departure;
 use super::deploys::Awaited;
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
@@ -176,39 +176,6 @@ impl Core {
             }
             self.handle(event).await;
         }
-    }
-
-    /// Leaves everything as it is: what waits is answered, no byte is moved any more.
-    fn freeze(mut self) -> Frozen {
-        let what = "the supervisor is being replaced and has done nothing of this";
-        while let Ok((_, reply)) = self.sources.requests.try_recv() {
-            // Whoever asked may have gone meanwhile.
-            let _ = reply.send(Response::Failed(Failure::new(what).hint("ask again")));
-        }
-        let (keeper, upgrade, heir) = self.leave();
-        Frozen { keeper, upgrade, heir }
-    }
-
-    /// Stops what is no task: threads that move or print. Everything is committed at any time.
-    fn leave(mut self) -> (KeeperLink, Option<Upgrade>, Heir) {
-        /// For what is in the files by now to be printed.
-        const LIMIT: Duration = Duration::from_millis(200);
-        self.pump.stop();
-        let is_foreground = self.foreground.is_some();
-        if let Some(output) = self.foreground.take() {
-            output.finish(LIMIT);
-        }
-        let heir = Heir {
-            store: self.store,
-            home: self.home.path().to_owned(),
-            keeper_pid: self.keeper_pid,
-            last_exit: self.globals.exit_sequence,
-            epoch: self.epoch,
-            foreground: is_foreground,
-            store_limit: self.store_limit,
-            descriptor_limit: self.descriptor_limit,
-        };
-        (self.keeper, self.upgrade, heir)
     }
 
     async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {

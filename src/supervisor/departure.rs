@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::control::{Failure, Response};
+use super::core::Core;
 use super::upgrade::Upgrade;
 use crate::keeper::client::{FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
@@ -52,6 +54,41 @@ pub struct Heir {
     pub foreground: bool,
     pub store_limit: u32,
     pub descriptor_limit: u64,
+}
+
+impl Core {
+    /// Leaves everything as it is: what waits is answered, no byte is moved any more.
+    pub(super) fn freeze(mut self) -> Frozen {
+        let what = "the supervisor is being replaced and has done nothing of this";
+        while let Ok((_, reply)) = self.sources.requests.try_recv() {
+            // Whoever asked may have gone meanwhile.
+            let _ = reply.send(Response::Failed(Failure::new(what).hint("ask again")));
+        }
+        let (keeper, upgrade, heir) = self.leave();
+        Frozen { keeper, upgrade, heir }
+    }
+
+    /// Stops what is no task: threads that move or print. Everything is committed at any time.
+    pub(super) fn leave(mut self) -> (KeeperLink, Option<Upgrade>, Heir) {
+        /// For what is in the files by now to be printed.
+        const LIMIT: Duration = Duration::from_millis(200);
+        self.pump.stop();
+        let is_foreground = self.foreground.is_some();
+        if let Some(output) = self.foreground.take() {
+            output.finish(LIMIT);
+        }
+        let heir = Heir {
+            store: self.store,
+            home: self.home.path().to_owned(),
+            keeper_pid: self.keeper_pid,
+            last_exit: self.globals.exit_sequence,
+            epoch: self.epoch,
+            foreground: is_foreground,
+            store_limit: self.store_limit,
+            descriptor_limit: self.descriptor_limit,
+        };
+        (self.keeper, self.upgrade, heir)
+    }
 }
 
 impl Frozen {

@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 use super::state::{AppRecord, Contents, InstanceRecord};
 use crate::lifecycle::{Incarnation, Instance, Time};
 
-pub mod look;
+mod look;
+pub mod open;
 
 /// A spec that lies in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,18 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::herdwire::{Herdwire, Instance, is_alive, signal, until};
+use crate::herdwire::{Herdwire, is_alive, signal, until};
 use crate::puppets::Stage;
-
-/// What must be the same before and after.
-fn identity(instance: &Instance) -> (String, u64, u32, String, u64, u64) {
-    let Instance { name, id, pid, status, restarts, started_at, .. } = instance.clone();
-    (name, id, pid, status, restarts, started_at)
-}
-
-fn identities(herdwire: &Herdwire) -> Vec<(String, u64, u32, String, u64, u64)> {
-    herdwire.list().iter().map(identity).collect()
-}
+use crate::survivors::{LINES, identities, lines_go_on};
 
 /// Kills the keeper and waits until another one keeps, which is the supervisor of before.
 #[track_caller]
@@ -26,21 +17,6 @@ fn kill_keeper(herdwire: &Herdwire) {
         pong.is_some_and(|pong| pong["supervisor"]["pid"] != supervisor)
     });
     assert_eq!(herdwire.keeper_pid(), supervisor, "the supervisor is the keeper now");
-}
-
-const LINES: &str = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.01; done";
-
-/// Every line is in the file, once and whole, and more come.
-#[track_caller]
-fn lines_go_on(herdwire: &Herdwire, app: &str) {
-    let file = format!("{app}-out.log");
-    let before = herdwire.log(&file).lines().count();
-    until("more lines come", || herdwire.log(&file).lines().count() > before + 10);
-    let log = herdwire.log(&file);
-    let whole = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
-    for (place, line) in whole.lines().enumerate() {
-        assert_eq!(line, format!("line {}", place + 1));
-    }
 }
 
 #[test]
@@ -59,11 +35,11 @@ fn instances_messages_and_logs_go_on_without_their_keeper() {
         assert_eq!(identities(&herdwire), before);
         puppets[0].does(&format!("publish news {round}"));
         assert!(puppets[1].hears().ends_with(&format!(" {round}")));
-        lines_go_on(&herdwire, "lines");
+        lines_go_on(&herdwire, "lines-out.log");
     }
     herdwire.kill_supervisor();
     assert_eq!(identities(&herdwire), before);
-    lines_go_on(&herdwire, "lines");
+    lines_go_on(&herdwire, "lines-out.log");
     // A wire that goes on takes newcomers, too.
     herdwire.ok(&["restart", "herd"]);
     let mut puppets = stage.next_of(2);
@@ -176,7 +152,7 @@ fn a_keeper_that_dies_in_the_middle_of_an_upgrade_has_one_heir() {
             ran.status.success() && ran.stdout.contains(&keepers()[0].to_string())
         });
         assert_eq!(identities(&herdwire), before, "{moment}: {}", herdwire.own_log());
-        lines_go_on(&herdwire, "lines");
+        lines_go_on(&herdwire, "lines-out.log");
     }
 }
 

@@ -17,6 +17,8 @@ mod puppets;
 mod redis;
 #[path = "../support/sessions.rs"]
 mod sessions;
+#[path = "../support/survivors.rs"]
+mod survivors;
 
 mod adoption;
 mod apply;

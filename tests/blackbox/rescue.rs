@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::herdwire::{Herdwire, Instance, is_alive, signal, until};
+use crate::survivors::{LINES, lines_go_on};
 
 /// Bytes of a place of the state, and where things lie in it: `src/supervisor/state.rs`.
 const PLACE: u64 = 512;
@@ -26,17 +27,18 @@ fn state(herdwire: &Herdwire) -> File {
     OpenOptions::new().read(true).write(true).open(found.expect("the keeper holds the state")).unwrap()
 }
 
-/// What must not change: id, pid, index and count of restarts.
-fn identity(instance: &Instance) -> (String, u64, u32, u64, u64) {
-    let index = instance.own("index").as_u64().unwrap_or(99);
+/// What must not change: name, id, pid, count of restarts and index.
+type Identity = (String, u64, u32, u64, u64);
+
+fn identity(instance: &Instance) -> Identity {
+    let index = instance.record["pm2_env"]["NODE_APP_INSTANCE"].as_u64().expect("jlist has it");
     (instance.name.clone(), instance.id, instance.pid, instance.restarts, index)
 }
 
 /// Two apps, three running instances, one of them in its second incarnation; and one that is stopped.
-fn herd() -> (Herdwire, Vec<(String, u64, u32, u64, u64)>) {
+fn herd() -> (Herdwire, Vec<Identity>) {
     let herdwire = Herdwire::new();
-    let lines = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done";
-    herdwire.ok(&["start", lines, "-n", "web", "-i", "2"]);
+    herdwire.ok(&["start", LINES, "-n", "web", "-i", "2"]);
     herdwire.ok(&["start", "sleep 1000", "-n", "api"]);
     herdwire.ok(&["restart", "api"]);
     herdwire.ok(&["start", "sleep 1000", "-n", "rest"]);
@@ -46,7 +48,7 @@ fn herd() -> (Herdwire, Vec<(String, u64, u32, u64, u64)>) {
 }
 
 #[track_caller]
-fn all_are_adopted(herdwire: &Herdwire, before: &[(String, u64, u32, u64, u64)]) {
+fn all_are_adopted(herdwire: &Herdwire, before: &[Identity]) {
     herdwire.kill_supervisor();
     let now: Vec<_> = herdwire.list().iter().filter(|now| now.is_online()).map(identity).collect();
     assert_eq!(now, before, "{}", herdwire.own_log());
@@ -61,14 +63,9 @@ fn is_warned_of(herdwire: &Herdwire, words: &str) {
 
 /// Every line that `web` has printed is in its files once, and more come.
 #[track_caller]
-fn lines_go_on(herdwire: &Herdwire) {
+fn webs_lines_go_on(herdwire: &Herdwire) {
     for instance in herdwire.instances("web") {
-        let file = format!("web-out-{}.log", instance.id);
-        let before = herdwire.log(&file).lines().count();
-        until("more lines come", || herdwire.log(&file).lines().count() > before + 2);
-        for (place, line) in herdwire.log(&file).lines().enumerate() {
-            assert_eq!(line, format!("line {}", place + 1));
-        }
+        lines_go_on(herdwire, &format!("web-out-{}.log", instance.id));
     }
 }
 
@@ -81,7 +78,7 @@ fn a_state_that_is_all_zeroes_costs_no_instance() {
     all_are_adopted(&herdwire, &before);
     is_warned_of(&herdwire, "is not one of Herdwire: rebuilt from the store, 3 instances that run");
     assert_eq!(herdwire.instance("rest").status, "stopped", "it is in the list and was not started");
-    lines_go_on(&herdwire);
+    webs_lines_go_on(&herdwire);
     // What was rebuilt is a state like any other.
     all_are_adopted(&herdwire, &before);
     herdwire.ok(&["start", "sleep 1000", "-n", "new"]);
@@ -137,7 +134,7 @@ fn damaged_records_of_apps_and_instances_cost_no_instance() {
     }
     all_are_adopted(&herdwire, &before);
     is_warned_of(&herdwire, "4 records of the stored state are damaged");
-    lines_go_on(&herdwire);
+    webs_lines_go_on(&herdwire);
 }
 
 #[test]

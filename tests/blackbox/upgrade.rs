@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::herdwire::{Herdwire, Instance, finish, is_alive, signal, until, worker};
+use crate::herdwire::{Herdwire, finish, is_alive, signal, until, worker};
 use crate::puppets::Stage;
+use crate::survivors::{Identity, LINES, identities, lines_go_on};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_herdwire");
 
@@ -20,31 +21,6 @@ fn install(herdwire: &Herdwire, from: &Path, name: &str) -> PathBuf {
 
 fn program_of(pid: u32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/exe")).unwrap()
-}
-
-/// What must be the same before and after.
-fn identity(instance: &Instance) -> (String, u64, u32, String, u64, u64) {
-    let Instance { name, id, pid, status, restarts, started_at, .. } = instance.clone();
-    (name, id, pid, status, restarts, started_at)
-}
-
-fn identities(herdwire: &Herdwire) -> Vec<(String, u64, u32, String, u64, u64)> {
-    herdwire.list().iter().map(identity).collect()
-}
-
-const LINES: &str = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.01; done";
-
-/// Every line is in the file, once and whole, and more come.
-#[track_caller]
-fn lines_go_on(herdwire: &Herdwire, app: &str) {
-    let file = format!("{app}-out.log");
-    let before = herdwire.log(&file).lines().count();
-    until("more lines come", || herdwire.log(&file).lines().count() > before + 10);
-    let log = herdwire.log(&file);
-    let whole = &log[..log.rfind('\n').map_or(0, |end| end + 1)];
-    for (place, line) in whole.lines().enumerate() {
-        assert_eq!(line, format!("line {}", place + 1));
-    }
 }
 
 #[test]
@@ -74,7 +50,7 @@ fn another_supervisor_takes_over_and_no_instance_notices() {
     assert_eq!((identities(&herdwire), herdwire.keeper_pid()), (before.clone(), keeper));
     puppets[0].does("publish news after");
     assert!(puppets[1].hears().ends_with(" after"));
-    lines_go_on(&herdwire, "lines");
+    lines_go_on(&herdwire, "lines-out.log");
     // What it says goes where its keeper's words go, not where those of the standby went.
     until("it speaks into the log", || {
         herdwire.own_log().contains(&format!("supervisor {now} serves")) || {
@@ -85,7 +61,7 @@ fn another_supervisor_takes_over_and_no_instance_notices() {
     herdwire.kill_supervisor();
     assert_eq!((identities(&herdwire), herdwire.keeper_pid()), (before, keeper));
     assert_eq!(program_of(herdwire.supervisor_pid()), new, "also after a crash");
-    lines_go_on(&herdwire, "lines");
+    lines_go_on(&herdwire, "lines-out.log");
 }
 
 #[test]
@@ -124,13 +100,13 @@ fn upgrades_in_a_row_lose_no_line_and_leave_no_descriptor() {
         assert!(now <= *held.get_or_insert(now) + 1, "the keeper holds {now} descriptors, {held:?} before");
     }
     assert_eq!(identities(&herdwire), before);
-    lines_go_on(&herdwire, "lines");
+    lines_go_on(&herdwire, "lines-out.log");
 }
 
 /// A herd of which nothing may be lost, whatever is tried with it.
 struct Herd {
     herdwire: Herdwire,
-    before: Vec<(String, u64, u32, String, u64, u64)>,
+    before: Vec<Identity>,
     keeper: u32,
     supervisor: u32,
 }
@@ -164,7 +140,7 @@ impl Herd {
         let Herd { herdwire, before, keeper, .. } = self;
         assert_eq!((&identities(herdwire), &herdwire.keeper_pid()), (before, keeper), "{}", herdwire.own_log());
         assert_eq!(program_of(herdwire.supervisor_pid()), Path::new(BINARY));
-        lines_go_on(herdwire, "lines");
+        lines_go_on(herdwire, "lines-out.log");
         // And it still can.
         herdwire.ok(&["upgrade"]);
         assert_eq!(&identities(herdwire), before);

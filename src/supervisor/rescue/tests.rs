@@ -27,6 +27,11 @@ fn record(id: u32, app: u32, index: u32, incarnation: u32) -> InstanceRecord {
     InstanceRecord { id, app, index, incarnation, number: id, pid: 1, pidfd_inode: 2, ..InstanceRecord::default() }
 }
 
+/// App 1 in its first revision, and these instances.
+fn known(instances: Vec<InstanceRecord>) -> Contents {
+    Contents { apps: vec![AppRecord::new(1, 1)], instances, ..Contents::default() }
+}
+
 fn life(record: &InstanceRecord) -> Instance {
     Instance::from_record(&record.lifecycle).unwrap()
 }
@@ -61,9 +66,8 @@ fn what_has_no_process_is_listed_as_stopped_and_is_not_started() {
 
 #[test]
 fn a_state_that_agrees_with_the_store_is_left_as_it_is() {
-    let mut contents = Contents::default();
-    contents.apps = vec![AppRecord::new(1, 2)];
-    contents.instances = vec![record(3, 1, 0, 4)];
+    let mut contents = known(vec![record(3, 1, 0, 4)]);
+    contents.apps[0].revision = 2;
     contents.globals.next_app = 9;
     contents.globals.next_instance = 11;
     let before = contents.clone();
@@ -75,9 +79,7 @@ fn a_state_that_agrees_with_the_store_is_left_as_it_is() {
 
 #[test]
 fn a_process_of_a_later_incarnation_than_its_record_is_the_one_that_counts() {
-    let mut contents = Contents::default();
-    contents.apps = vec![AppRecord::new(1, 1)];
-    contents.instances = vec![record(3, 1, 0, 4)];
+    let mut contents = known(vec![record(3, 1, 0, 4)]);
     complete(&mut contents, 0, &[spec(1, 1, "web", 1)], &[process(3, 4, None), process(3, 5, None)], NOW_MS);
     let found = &contents.instances[0];
     assert_eq!((found.incarnation, found.pid, found.index, life(found).incarnation()), (5, 1003, 0, Incarnation(5)));
@@ -85,17 +87,14 @@ fn a_process_of_a_later_incarnation_than_its_record_is_the_one_that_counts() {
 
 #[test]
 fn an_app_whose_record_names_a_spec_that_is_gone_runs_with_the_one_that_is_there() {
-    let mut contents = Contents::default();
-    contents.apps = vec![AppRecord::new(1, 1)];
+    let mut contents = known(Vec::new());
     complete(&mut contents, 0, &[spec(1, 2, "web", 1)], &[], NOW_MS);
     assert_eq!(contents.apps, [AppRecord::new(1, 2)]);
 }
 
 #[test]
 fn no_more_records_come_back_than_were_lost() {
-    let mut contents = Contents::default();
-    contents.apps = vec![AppRecord::new(1, 1)];
-    contents.instances = vec![record(0, 1, 0, 1)];
+    let mut contents = known(vec![record(0, 1, 0, 1)]);
     let specs = [spec(1, 1, "web", 4)];
     let rescued = complete(&mut contents, 1, &specs, &[process(0, 1, Some(("web", 0)))], NOW_MS);
     assert_eq!((rescued.running, rescued.stopped, contents.instances.len()), (0, 1, 2));
@@ -124,10 +123,8 @@ fn a_process_of_an_app_that_is_not_there_is_nobodys() {
 
 #[test]
 fn a_life_in_words_of_another_release_costs_no_process() {
-    let mut contents = Contents::default();
-    contents.apps = vec![AppRecord::new(1, 1)];
     let strange = [99; super::super::state::LIFECYCLE_BYTES];
-    contents.instances = [0, 1].map(|id| InstanceRecord { lifecycle: strange, ..record(id, 1, id, 4) }).to_vec();
+    let mut contents = known([0, 1].map(|id| InstanceRecord { lifecycle: strange, ..record(id, 1, id, 4) }).to_vec());
     complete(&mut contents, 0, &[spec(1, 1, "web", 2)], &[process(0, 4, None)], NOW_MS);
     let lives: Vec<Life> = contents.instances.iter().map(|one| life(one).state()).collect();
     assert_eq!(lives, [Life::Online { since: Time(9) }, Life::Stopped]);
