@@ -5,13 +5,14 @@
 //! (no unified hierarchy, none that we may write, a kernel before 5.14), `sweep` does what it can.
 //!
 //! Invariants
-//! - A leaf exists only while its process is in it, or after: the trampoline joins before anything of the app runs, and
-//!   removes the leaf when it cannot. So whether there is a leaf says whether the group knows everything that is left.
+//! - A leaf outlives its making only when its process was born in it. So whether there is a leaf says whether the group
+//!   knows everything that is left.
 //! - A limit that cannot be set is told, and keeps nothing from starting.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -88,8 +89,14 @@ impl Cgroups {
     /// It cannot be made: the instance has to do without.
     pub fn make(&self, instance: u32, incarnation: u32, bounds: &Bounds) -> io::Result<(Group, Vec<String>)> {
         let group = self.group(instance, incarnation);
-        create(&self.folder)?;
-        create(&group.path)?;
+        if let Err(error) = create(&group.path) {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            // Somebody has tidied up.
+            create(&self.folder)?;
+            create(&group.path)?;
+        }
         let limits = limits(bounds);
         if limits.is_empty() {
             return Ok((group, Vec::new()));
@@ -144,7 +151,7 @@ impl Cgroups {
 
     /// A group that hands controllers down must hold no processes itself: moves ours into a leaf, if there are no others.
     fn make_room(&self) -> bool {
-        /// For trampolines on their way into leaves of their own.
+        /// For what is on its way out.
         const LOOKS: u32 = 10;
         const PAUSE: Duration = Duration::from_millis(10);
         for _ in 0..LOOKS {
@@ -181,6 +188,11 @@ impl Group {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its folder, for a process to be born in.
+    pub(super) fn open(&self) -> io::Result<File> {
+        File::options().read(true).custom_flags(libc::O_DIRECTORY).open(&self.path)
     }
 
     /// Whether it is there: then everything that descends from its process is in it.
@@ -258,14 +270,6 @@ impl Group {
             // An interrupted or failed poll only asks again, until the deadline.
             let _ = nix::poll::poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout);
         }
-    }
-}
-
-/// The trampoline's part: enters its group. Where it may not, there is to be none.
-pub(super) fn join(group: &Path) {
-    if fs::write(group.join("cgroup.procs"), "0").is_err() {
-        // Gone already, or somebody else is in it: nothing is to be done about either.
-        let _ = fs::remove_dir(group);
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Launch<'a> {
     pub err: Output,
     /// As whom and within which bounds it runs; `None`: as we do, with umask 022.
     pub bounds: Option<&'a Bounds>,
-    /// The control group that it enters before anything else, and removes if it cannot.
+    /// The control group that it is born in; where it cannot be, the group is removed.
     pub group: Option<&'a Group>,
     /// Its limit on open files, where its bounds name none; `None` leaves what the supervisor has.
     pub open_files: Option<OpenFiles>,
@@ -201,7 +201,6 @@ pub(super) struct Settings {
     /// The extra descriptors' numbers.
     pub extra: Vec<RawFd>,
     pub bounds: Bounds,
-    pub group: Option<Vec<u8>>,
     pub open_files: Option<OpenFiles>,
 }
 
@@ -222,6 +221,9 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned, SpawnError> {
     let (err, err_end) = output(launch.err).map_err(prepare)?;
     let (go, stage_end) = Go::new().map_err(prepare)?;
 
+    // Without its folder it is born elsewhere.
+    let group = launch.group.and_then(|group| group.open().ok());
+
     let mut descriptors = vec![(0, null.as_fd()), (1, out_end.as_fd()), (2, err_end.as_fd())];
     descriptors.extend((FIRST_LISTENER..).zip(launch.listeners.iter().copied()));
     descriptors.extend(launch.extra.iter().map(|(number, descriptor)| (*number, descriptor.as_fd())));
@@ -234,9 +236,15 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned, SpawnError> {
         args: stage_command(first, &label)?,
         name: c_string(&label, "name", format!("hw:{label}"))?,
         parent: launch.parent,
+        group: group.as_ref().map(AsFd::as_fd),
     };
     match birth::give_birth(&plan) {
-        Ok(Born { pid, pidfd }) => Ok(Spawned { pid, pidfd: Pidfd::from_fd(pidfd), out, err, go }),
+        Ok(Born { pid, pidfd, grouped }) => {
+            if let Some(group) = launch.group.filter(|_| !grouped) {
+                group.remove();
+            }
+            Ok(Spawned { pid, pidfd: Pidfd::from_fd(pidfd), out, err, go })
+        }
         Err(Stillborn::Clone(source)) => Err(SpawnError::Create { label, source }),
         Err(Stillborn::Child { step, source, pidfd }) => {
             if launch.parent == Parent::Caller {
@@ -295,7 +303,6 @@ fn seal(launch: &Launch<'_>, link: Option<RawFd>) -> Result<OwnedFd, SpawnError>
         link,
         extra: launch.extra.iter().map(|(number, _)| *number).collect(),
         bounds: launch.bounds.cloned().unwrap_or_default(),
-        group: launch.group.map(|group| group.path().as_os_str().as_bytes().to_vec()),
         open_files: launch.open_files,
     };
     let bytes =

@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use super::go::{self, ExecFailure, Step};
 use super::identity::{self, Identity};
 use super::spawn::{FIRST_LISTENER, Settings};
-use super::{bounds, cgroup, sys};
+use super::{bounds, sys};
 
 /// The role's name on the command line: `herdwire __stage SETTINGS GO [LABEL]`, two descriptors and a name for `ps`.
 pub const ROLE: &str = "__stage";
@@ -46,9 +46,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
             std::process::exit(NEVER_RELEASED);
         }
     };
-    if let Some(group) = &settings.group {
-        cgroup::join(Path::new(OsStr::from_bytes(group)));
-    }
     if !go::wait_for_word(go.as_fd()) {
         std::process::exit(NEVER_RELEASED);
     }

@@ -497,22 +497,33 @@ fn no_descriptor_is_left_behind_by_a_spawn() {
     assert!(left.min().unwrap() < 20);
 }
 
-/// Prints how long it takes from the call to a running app: `cargo test clone_to_exec -- --ignored --nocapture`.
+/// Prints how long it takes from the call to a running app, with a control group (made and removed) and without:
+/// `cargo test clone_to_exec -- --ignored --nocapture`.
 #[test]
 #[ignore = "a figure, not a check"]
 fn clone_to_exec() {
-    let mut times: Vec<(Duration, Duration)> = (0..200)
-        .map(|_| {
-            let begun = Instant::now();
-            let Spawned { pidfd, go, .. } = shell("exit").spawn();
-            let born = begun.elapsed();
-            go.release().unwrap().wait(SOON).unwrap().unwrap();
-            let launched = begun.elapsed();
-            end_of(&pidfd);
-            (born, launched)
-        })
-        .collect();
-    times.sort_by_key(|time| time.1);
-    let (born, launched) = times[times.len() / 2];
-    std::io::stdout().write_all(format!("clone {born:?}, app executed {launched:?} (medians)\n").as_bytes()).unwrap();
+    let groups = Cgroups::find(&format!("test-figure-{}", std::process::id()), &[]).ok();
+    let once = |turn: u32, grouped: bool| {
+        let begun = Instant::now();
+        let group =
+            groups.as_ref().filter(|_| grouped).map(|groups| groups.make(turn, 1, &Bounds::default()).unwrap().0);
+        let Spawned { pidfd, go, .. } = Shell { group: group.as_ref(), ..shell("exit") }.spawn();
+        let born = begun.elapsed();
+        go.release().unwrap().wait(SOON).unwrap().unwrap();
+        let launched = begun.elapsed();
+        end_of(&pidfd);
+        let over = Instant::now();
+        group.map(|group| group.remove());
+        (launched, born, over.elapsed())
+    };
+    let mut times = [vec![], vec![]];
+    (0..200).for_each(|turn| times.iter_mut().zip([false, true]).for_each(|(times, how)| times.push(once(turn, how))));
+    for (times, how) in times.iter_mut().zip(["without", "with"]) {
+        times.sort();
+        let (launched, born, removed) = times[times.len() / 2];
+        let line =
+            format!("{how} a group: clone {born:?}, app executed {launched:?}, group removed {removed:?} (medians)\n");
+        std::io::stdout().write_all(line.as_bytes()).unwrap();
+    }
+    groups.inspect(Cgroups::close);
 }

@@ -42,10 +42,6 @@ impl Core {
     /// SIGKILLs everything in a group, at once, since a successor may want the same port; waits for it on a thread of its
     /// own, and removes it.
     fn end_group(&self, id: u32, group: Group) {
-        if let Process::Exists { pidfd, .. } = &self.registry.instances[&id].process {
-            // It may not have come to join yet.
-            let _ = pidfd.signal_group(libc::SIGKILL);
-        }
         if let Err(error) = group.kill() {
             tracing::debug!("{} cannot be killed: {error}", group.path().display());
         }
@@ -64,7 +60,7 @@ impl Core {
                 tracing::info!("instance {id} has left {} processes behind", group.processes().len());
                 self.end_group(id, group);
             }
-            // It was not in its group, or there are none.
+            // It was not born in a group, or there are none.
             Some((Removal::Missing, _)) | None if self.has_orphans() => self.sweep(id),
             Some((Removal::Missing, _)) | None => {}
         }

@@ -82,12 +82,19 @@ fn groups_that_an_app_makes_below_its_own_go_with_it() {
 }
 
 #[test]
-fn a_process_that_cannot_join_its_group_runs_without_and_leaves_none() {
+fn a_process_that_cannot_be_born_in_its_group_runs_without_and_leaves_none() {
     let Some(groups) = groups("missing") else { return };
     // Nobody has made it.
     let group = groups.group(9, 9);
     assert_eq!(Shell { group: Some(&group), ..shell("echo ran") }.run().out, "ran\n");
     assert!(!group.exists());
+    // Beside one for threads a group can have no processes.
+    let [(threads, _), (group, _)] =
+        [10, 11].map(|incarnation| groups.make(9, incarnation, &Bounds::default()).unwrap());
+    fs::write(threads.path().join("cgroup.type"), "threaded").unwrap();
+    assert_eq!(Shell { group: Some(&group), ..shell("echo ran") }.run().out, "ran\n");
+    assert!(!group.exists());
+    assert_eq!(threads.remove(), Removal::Removed);
     groups.close();
 }
 
@@ -96,7 +103,7 @@ fn the_group_of_a_process_that_is_never_let_go_is_empty_when_it_has_ended() {
     let Some(groups) = groups("held") else { return };
     let (group, _) = groups.make(4, 2, &Bounds::default()).unwrap();
     let Spawned { pid, pidfd, go, .. } = Shell { group: Some(&group), ..shell("echo ran") }.spawn();
-    until("it has joined", || group.processes() == [pid]);
+    assert_eq!(group.processes(), [pid], "from birth");
     assert_eq!(groups.all(), [(4, 2)]);
     drop(go);
     end_of(&pidfd);
