@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules that decide and do nothing else.
-const RULES: [&str; 19] = [
+const RULES: [&str; 24] = [
     "src/lifecycle",
     "src/relay",
     "src/keeper/rules.rs",
@@ -22,6 +22,11 @@ const RULES: [&str; 19] = [
     "src/front/plain.rs",
     "src/front/pulse.rs",
     "src/front/queue.rs",
+    "src/health/notify.rs",
+    "src/health/watchdog.rs",
+    "src/triggers/cron.rs",
+    "src/triggers/ignore.rs",
+    "src/triggers/settle.rs",
     "ipc/src/record.rs",
     "ipc/src/ring",
 ];
