@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules that decide and do nothing else.
-const RULES: [&str; 20] = [
+const RULES: [&str; 25] = [
     "src/lifecycle",
     "src/deployment",
     "src/relay",
@@ -23,6 +23,11 @@ const RULES: [&str; 20] = [
     "src/front/plain.rs",
     "src/front/pulse.rs",
     "src/front/queue.rs",
+    "src/health/notify.rs",
+    "src/health/watchdog.rs",
+    "src/triggers/cron.rs",
+    "src/triggers/ignore.rs",
+    "src/triggers/settle.rs",
     "ipc/src/record.rs",
     "ipc/src/ring",
 ];

@@ -24,8 +24,6 @@ const STATUS_LINE: usize = 1024;
 /// What a killed command may take to end.
 const CLEAN_UP: Duration = Duration::from_secs(2);
 
-const UNWANTED: &str = "nobody wants to know any more";
-
 /// How a command is run: as the app is. Holds an environment, so it has no Debug.
 #[derive(Default)]
 pub struct Surroundings {
@@ -41,21 +39,48 @@ pub struct Surroundings {
     pub label: String,
 }
 
+/// Why a look did not find its target well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The end of a sentence.
+    pub why: String,
+    /// It was we who could not look: no descriptor, process or memory was left, or nobody wants to know any more. It
+    /// says nothing of the target.
+    pub ours: bool,
+}
+
+impl Failure {
+    fn theirs(why: String) -> Failure {
+        Failure { why, ours: false }
+    }
+
+    fn of(error: &io::Error, why: String) -> Failure {
+        use libc::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+        let scarce = |number| [EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&number);
+        Failure { why, ours: error.raw_os_error().is_some_and(scarce) }
+    }
+
+    fn unwanted() -> Failure {
+        Failure { why: "nobody wants to know any more".to_owned(), ours: true }
+    }
+}
+
 /// Looks once.
 ///
 /// # Errors
-/// Why the target is not well, as the end of a sentence.
+/// Why the target is not well, or why that cannot be said.
 pub async fn once(
     target: &ProbeTarget,
     limit: Duration,
     around: &Arc<Surroundings>,
     stop: &CancellationToken,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     match target {
         ProbeTarget::Exec(command) => run(command, limit, around, stop).await,
         ProbeTarget::Tcp(address) => {
             let connected = TcpStream::connect(address);
-            in_time(connected, limit, stop).await?.map(drop).map_err(|error| format!("{address}: {error}"))
+            let connected = in_time(connected, limit, stop).await?;
+            connected.map(drop).map_err(|error| Failure::of(&error, format!("{address}: {error}")))
         }
         ProbeTarget::Http { address, host, path } => {
             let asked = async {
@@ -64,16 +89,19 @@ pub async fn once(
                 first_line(&mut stream).await
             };
             let line = in_time(asked, limit, stop).await?;
-            let line = line.map_err(|error: io::Error| format!("http://{address}{path}: {error}"))?;
-            verdict(&line).map_err(|what| format!("http://{address}{path}: {what}"))
+            let failed = |error: io::Error| Failure::of(&error, format!("http://{address}{path}: {error}"));
+            let line = line.map_err(failed)?;
+            verdict(&line).map_err(|what| Failure::theirs(format!("http://{address}{path}: {what}")))
         }
     }
 }
 
-async fn in_time<T>(asked: impl Future<Output = T>, limit: Duration, stop: &CancellationToken) -> Result<T, String> {
+async fn in_time<T>(asked: impl Future<Output = T>, limit: Duration, stop: &CancellationToken) -> Result<T, Failure> {
     tokio::select! {
-        answer = timeout(limit, asked) => answer.map_err(|_| format!("no answer within {limit:?}")),
-        () = stop.cancelled() => Err(UNWANTED.to_owned()),
+        answer = timeout(limit, asked) => {
+            answer.map_err(|_| Failure::theirs(format!("no answer within {limit:?}")))
+        },
+        () = stop.cancelled() => Err(Failure::unwanted()),
     }
 }
 
@@ -116,7 +144,7 @@ async fn run(
     limit: Duration,
     around: &Arc<Surroundings>,
     stop: &CancellationToken,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let program = command.program.display().to_string();
     let (command, around) = (command.clone(), Arc::clone(around));
     // It blocks until the trampoline runs.
@@ -134,22 +162,26 @@ async fn run(
         process::spawn(launch).map_err(io::Error::other)
     });
     let spawned = born.await.map_err(io::Error::other).and_then(|born| born);
-    let spawned = spawned.map_err(|error| format!("{program} cannot be run: {error}"))?;
+    // Whatever it is, a file of variables that is gone or a lack of processes: the app is not to blame.
+    let spawned = spawned.map_err(|error| Failure { why: format!("{program} cannot be run: {error}"), ours: true })?;
     let child = Child(spawned.pidfd);
     // Failing that it has ended already, which shows below.
     let _ = spawned.go.release();
     let ended = tokio::select! {
-        ended = timeout(limit, child.ended()) => ended.map_err(|_| format!("{program} has not ended within {limit:?}")),
-        () = stop.cancelled() => Err(UNWANTED.to_owned()),
+        ended = timeout(limit, child.ended()) => {
+            ended.map_err(|_| Failure::theirs(format!("{program} has not ended within {limit:?}")))
+        }
+        () = stop.cancelled() => Err(Failure::unwanted()),
     };
     let status = child.finish().await;
-    ended?.map_err(|error| format!("{program} cannot be waited for: {error}"))?;
-    match status.map(|status| (status.code(), std::os::unix::process::ExitStatusExt::signal(&status))) {
-        Some((Some(0), _)) => Ok(()),
-        Some((Some(code), _)) => Err(format!("{program} ended with {code}")),
-        Some((None, Some(signal))) => Err(format!("{program} was ended by signal {signal}")),
-        _ => Err(format!("{program} ended, nobody knows how")),
-    }
+    ended?.map_err(|error| Failure::of(&error, format!("{program} cannot be waited for: {error}")))?;
+    let ended = match status.map(|status| (status.code(), std::os::unix::process::ExitStatusExt::signal(&status))) {
+        Some((Some(0), _)) => return Ok(()),
+        Some((Some(code), _)) => format!("ended with {code}"),
+        Some((None, Some(signal))) => format!("was ended by signal {signal}"),
+        _ => "ended, nobody knows how".to_owned(),
+    };
+    Err(Failure::theirs(format!("{program} {ended}")))
 }
 
 /// A probe's process. Dropped without [`Child::finish`] (the runtime ends) it is killed, and reaped by the keeper, to whom it
@@ -205,7 +237,11 @@ mod tests {
     }
 
     async fn look(target: ProbeTarget, limit: Duration) -> Result<(), String> {
-        once(&target, limit, &around(), &CancellationToken::new()).await
+        let looked = once(&target, limit, &around(), &CancellationToken::new()).await;
+        looked.map_err(|failure| {
+            assert!(!failure.ours || failure.why.contains("cannot be run"), "{failure:?}");
+            failure.why
+        })
     }
 
     /// Answers one connection with these bytes.
@@ -280,7 +316,7 @@ mod tests {
         let around = around();
         let looking = once(&target, LIMIT, &around, &stop);
         stop.cancel();
-        assert_eq!(looking.await, Err(UNWANTED.to_owned()));
+        assert_eq!(looking.await, Err(Failure::unwanted()));
     }
 
     #[test]

@@ -220,3 +220,6 @@ impl Senses {
         let _ = self.commands.send(command).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,8 +76,15 @@ pub async fn watch<K: Copy>(
         if stop.is_cancelled() {
             return;
         }
-        let ours = since.elapsed() >= probe.timeout + AWAY;
-        if (result.is_ok() || !ours) && news.send(Looked { of, result }).await.is_err() {
+        let was_away = since.elapsed() >= probe.timeout + AWAY;
+        let result = match result {
+            Err(failure) if failure.ours || was_away => {
+                tracing::debug!("a look proves nothing: {}", failure.why);
+                continue;
+            }
+            result => result.map_err(|failure| failure.why),
+        };
+        if news.send(Looked { of, result }).await.is_err() {
             return;
         }
     }
