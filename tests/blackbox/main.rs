@@ -27,6 +27,7 @@ mod leftovers;
 mod lifecycle;
 mod listeners;
 mod logs;
+mod logs_kept;
 mod start;
 mod status;
 mod wire;
