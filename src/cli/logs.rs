@@ -57,7 +57,8 @@ pub fn logs(client: &Client, options: &LogsOptions, out: &mut Output) -> Result<
     let view = View::of(options);
     let sources = sources(client, options)?;
     let width = sources.iter().map(|source| source.app.chars().count()).max().unwrap_or(0);
-    let mut readings = sources.into_iter().map(|source| open(source, &wanted, &view, width)).collect::<Result<Vec<_>, _>>()?;
+    let mut readings =
+        sources.into_iter().map(|source| open(source, &wanted, &view, width)).collect::<Result<Vec<_>, _>>()?;
     if view.has_headers() && wanted.most.is_some_and(|most| most > 0) {
         let whose = if options.select.is_empty() { "all".to_owned() } else { options.select.join(", ") };
         writeln!(out, "[TAILING] the last {} lines of [{whose}] (--lines changes that)", options.lines)?;

@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::compress::{Asking, Compressor};
-use super::losing::{Lost, Losing};
+use super::losing::{Losing, Lost};
 use super::place::Paths;
 use super::rendered::Rendered;
 use super::sink::{Route, Sink};
@@ -275,7 +275,9 @@ impl Pump {
             let flushed = match (target, rendered) {
                 (Some(target), _) => lock(&target).flush(),
                 (None, Some(rendered)) => lock(&rendered).flush(),
-                (None, None) if path.is_file() => Target::new(path.clone(), Rotation::default(), Asking::default()).flush(),
+                (None, None) if path.is_file() => {
+                    Target::new(path.clone(), Rotation::default(), Asking::default()).flush()
+                }
                 (None, None) => Ok(()),
             };
             result = result.and(flushed);
@@ -578,7 +580,9 @@ impl Stream {
         match self.state {
             State::Open { watch: Watch::From(time), .. } => Some(time),
             State::Open { .. } if self.sink.waits().is_some() || self.losing.is_some() => Some(Instant::now() + RETRY),
-            State::Open { .. } if self.trouble != self.told || self.lost.is_some() => Some(Instant::now() + REPORT_AGAIN),
+            State::Open { .. } if self.trouble != self.told || self.lost.is_some() => {
+                Some(Instant::now() + REPORT_AGAIN)
+            }
             State::Ended => Some(Instant::now() + REPORT_AGAIN),
             State::Open { .. } | State::Gone => None,
         }

@@ -22,9 +22,9 @@ use super::index::{Index, Times};
 use super::line::Style;
 use super::open::Open;
 use super::position::{Position, PositionFile, SpoolId};
+use super::rotate;
 use super::tail::read_up_to;
 use super::target::{born_ms, wall_ms};
-use super::rotate;
 use crate::config::spec::Rotation;
 
 /// What is read and rendered at a time, and the longest line that stays one.

@@ -203,8 +203,10 @@ impl Target {
         let is_own = self.writer.is_some_and(|writer| writer.stream == stream);
         let most = match is_shared || wants_rotation {
             // No further than it may grow, and a page at least.
-            false => self.rotation.max_bytes.map_or(most, |full| most.min(full.saturating_sub(size).max(4096) as usize)),
-            true => match self.look(stream, pipe, is_own, is_shared)? {
+            false => {
+                self.rotation.max_bytes.map_or(most, |full| most.min(full.saturating_sub(size).max(4096) as usize))
+            }
+            true => match self.look(stream, pipe, is_own, is_shared, wants_rotation)? {
                 Look::Move(bytes) => bytes,
                 Look::Not(took) => return Ok(took),
             },
@@ -252,13 +254,23 @@ impl Target {
         open.append(format!("{before}{line}\n").as_bytes())
     }
 
-    /// How much of what is in the pipe may be moved now.
-    fn look(&mut self, stream: StreamKey, pipe: BorrowedFd<'_>, is_own: bool, is_shared: bool) -> io::Result<Look> {
+    /// How much of what is in the pipe may be moved now; one line at most where the file is put aside after it.
+    fn look(
+        &mut self,
+        stream: StreamKey,
+        pipe: BorrowedFd<'_>,
+        is_own: bool,
+        is_shared: bool,
+        one: bool,
+    ) -> io::Result<Look> {
         let mut peek = match self.peek.take() {
             Some(peek) => peek,
             None => Peek::new()?,
         };
-        let seen = peek.look(pipe)?;
+        let mut seen = peek.look(pipe)?;
+        if let (Seen::Lines(_), true, Some(first)) = (seen, one, peek.bytes().iter().position(|byte| *byte == b'\n')) {
+            seen = Seen::Lines(first + 1);
+        }
         self.peek = Some(peek);
         Ok(match seen {
             Seen::Lines(bytes) | Seen::Long(bytes) => Look::Move(bytes),
@@ -389,4 +401,3 @@ fn ms_of(time: SystemTime) -> u64 {
 pub(super) fn wall_ms() -> u64 {
     ms_of(SystemTime::now())
 }
-

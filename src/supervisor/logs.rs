@@ -93,7 +93,10 @@ impl Core {
     pub(super) fn forget_stray_spools(&self) {
         let strays = self.pump.remove_stray_spools(&self.home.logs().join(".raw"));
         if strays > 0 {
-            tracing::info!("{strays} files of instances that are gone were removed from {}", self.home.logs().display());
+            tracing::info!(
+                "{strays} files of instances that are gone were removed from {}",
+                self.home.logs().display()
+            );
         }
     }
 

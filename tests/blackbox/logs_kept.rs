@@ -24,7 +24,8 @@ fn with_asides(log: &Path) -> String {
     let prefix = format!("{}.", log.file_name().unwrap().to_str().unwrap());
     let folder = fs::read_dir(log.parent().unwrap()).unwrap();
     let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let is_aside = |name: &String| name.strip_prefix(&prefix).is_some_and(|end| end.bytes().all(|b| b.is_ascii_digit()));
+    let is_aside =
+        |name: &String| name.strip_prefix(&prefix).is_some_and(|end| end.bytes().all(|b| b.is_ascii_digit()));
     let mut asides: Vec<String> = names.filter(is_aside).collect();
     asides.sort();
     asides.iter().map(|name| text(&log.with_file_name(name))).collect::<String>() + &text(log)
@@ -103,7 +104,10 @@ fn a_log_is_put_aside_at_its_size_and_shown_with_what_was_put_aside() {
 fn an_instance_that_writes_to_its_file_itself_or_to_none() {
     let herdwire = Herdwire::new();
     let script = "readlink /proc/$$/fd/1 > where; echo hello; exec sleep 1000";
-    start(&herdwire, &format!("name = \"own\"\nscript = \"{script}\"\nlog_mode = \"file\"\nout_file = \"deep/er/own.log\""));
+    start(
+        &herdwire,
+        &format!("name = \"own\"\nscript = \"{script}\"\nlog_mode = \"file\"\nout_file = \"deep/er/own.log\""),
+    );
     let log = herdwire.work().join("deep/er/own.log");
     until("it wrote", || text(&log) == "hello\n");
     assert_eq!(text(&herdwire.work().join("where")).trim(), log.to_str().unwrap());

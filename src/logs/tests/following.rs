@@ -58,9 +58,14 @@ fn the_last_lines_are_found_in_what_was_put_aside_too() {
 #[test]
 fn what_was_written_since_a_time_is_found_in_what_was_put_aside_too() {
     let (_folder, log) = long_lived();
-    for (since, expected) in
-        [(0, "1 2 3 4 5 6 7 8"), (1000, "1 2 3 4 5 6 7 8"), (1001, "3 4 5 6 7 8"), (5000, "5 6 7 8"), (7000, "7 8"), (7001, "")]
-    {
+    for (since, expected) in [
+        (0, "1 2 3 4 5 6 7 8"),
+        (1000, "1 2 3 4 5 6 7 8"),
+        (1001, "3 4 5 6 7 8"),
+        (5000, "5 6 7 8"),
+        (7000, "7 8"),
+        (7001, ""),
+    ] {
         assert_eq!(texts(&log, From::Since(since)), expected, "since {since}");
     }
     assert_eq!(read(&log, From::Since(5000))[1], ("6".to_owned(), Some(5000)));

@@ -104,7 +104,10 @@ fn a_log_that_takes_nothing_does_not_hold_up_the_other_one() {
     assert_eq!(content(&blocked.join("all.log")), "line\n");
     drop(write);
     bench.closed();
-    assert_eq!((content(&bench.file("out.log")).as_str(), content(&blocked.join("all.log")).as_str()), ("line\n", "line\n"));
+    assert_eq!(
+        (content(&bench.file("out.log")).as_str(), content(&blocked.join("all.log")).as_str()),
+        ("line\n", "line\n")
+    );
 }
 
 #[test]

@@ -13,7 +13,9 @@ fn floods_into_one_file_are_mixed_by_whole_lines_only() {
         let script = format!("seq -f '{child} %.0f' 1 100000");
         children.push(Command::new("sh").args(["-c", &script]).stdout(write).spawn().unwrap());
     }
-    children.iter().for_each(|_| drop(bench.closed()));
+    for _ in &children {
+        bench.closed();
+    }
     children.iter_mut().for_each(|child| assert!(child.wait().unwrap().success()));
     assert_of_children(content(&path).lines(), 4, 100_000);
 }
