@@ -61,6 +61,17 @@ pub enum Verb {
     /// Show the last lines of logs; -f follows them
     #[command(alias = "log")]
     Logs(LogsOptions),
+    /// Empty logs; those that were put aside stay
+    Flush {
+        /// Names, ids, or `all` [default: all]
+        select: Vec<String>,
+    },
+    /// Open logs anew, after something else has moved them
+    #[command(name = "reloadLogs", alias = "reload-logs")]
+    ReloadLogs {
+        /// Names, ids, or `all` [default: all]
+        select: Vec<String>,
+    },
     /// Stop instances; they stay in the list
     Stop {
         /// Names, ids, or `all`
@@ -288,8 +299,26 @@ pub struct LogsOptions {
     #[arg(long)]
     pub out: bool,
     /// The lines as they are, without a name before them
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json", "format"])]
     pub raw: bool,
+    /// One JSON object a line
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// `timestamp=... app=... id=N type=out message=...`
+    #[arg(long)]
+    pub format: bool,
+    /// When each line was written, by a pattern like YYYY-MM-DD HH:mm:ss.SSS
+    #[arg(long, visible_alias = "timestamps", value_name = "PATTERN", num_args = 0..=1, default_missing_value = crate::logs::PLAIN)]
+    pub timestamp: Option<String>,
+    /// Only what was written since: 10m ago, or a moment
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only what was written until then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only lines with this in them
+    #[arg(long, value_name = "TEXT")]
+    pub grep: Option<String>,
     /// Do not follow (pm2's option; not following is the default here)
     #[arg(long, hide = true, conflicts_with = "follow")]
     pub nostream: bool,

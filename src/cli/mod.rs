@@ -11,10 +11,12 @@ mod arguments;
 mod client;
 mod describe;
 mod error;
+mod flush;
 mod flags;
 mod jlist;
 mod launch;
 mod list;
+mod log_view;
 mod logs;
 mod manage;
 mod output;
@@ -92,6 +94,8 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Jlist => jlist::jlist(&client, out)?,
         Verb::Describe { select, json } => describe::describe(&client, &select, json, out)?,
         Verb::Logs(options) => logs::logs(&client, &options, out)?,
+        Verb::Flush { select } => flush::flush(&client, &select, out)?,
+        Verb::ReloadLogs { select } => flush::reopen(&client, &select, out)?,
         Verb::Stop { select } => manage::stop(&client, &select, out)?,
         Verb::Restart { select } => manage::restart(&client, &select, out)?,
         Verb::Reload(arguments) => reload::reload(&client, &arguments, out)?,

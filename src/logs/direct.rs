@@ -10,8 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use super::target::{born_ms, wall_ms};
 use super::rotate;
+use super::target::{born_ms, wall_ms};
 use crate::config::spec::Rotation;
 
 /// Opens a log for an instance to append to, after putting aside one that is due.

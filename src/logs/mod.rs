@@ -11,6 +11,7 @@
 mod compress;
 mod direct;
 mod follow;
+mod history;
 mod index;
 mod line;
 mod losing;
@@ -29,7 +30,7 @@ mod target;
 
 pub use direct::open_for_instance;
 pub use follow::{Follower, From, Line};
-pub use line::escape;
+pub use line::{Style, escape};
 pub use losing::Lost;
 pub use place::{NOWHERE, Paths, is_nowhere, paths, placed};
 pub use pump::{Drained, Event, Kind, Pump, StreamKey};

@@ -88,7 +88,10 @@ mod tests {
         };
         let placed = |instances: u32, spec: &LogSpec| super::placed(Path::new("/h"), "api", 3, instances == 1, spec);
         let of_two = placed(2, &spec);
-        assert_eq!((of_two.out.as_path(), of_two.error.as_path()), (Path::new("/var/log/api-3.log"), Path::new("/dev/stderr")));
+        assert_eq!(
+            (of_two.out.as_path(), of_two.error.as_path()),
+            (Path::new("/var/log/api-3.log"), Path::new("/dev/stderr"))
+        );
         assert_eq!(of_two.combined.as_deref(), Some(Path::new("/var/log/all-3")));
         assert_eq!(placed(1, &spec).out, Path::new("/var/log/api.log"));
         assert_eq!(placed(2, &LogSpec { merge: true, ..spec.clone() }).out, Path::new("/var/log/api.log"));

@@ -120,12 +120,8 @@ fn read_slot(file: &File, slot: u64) -> Option<(u64, Position)> {
     let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let short = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let entry = |at: usize| {
-        let id = SpoolId {
-            instance: short(at),
-            incarnation: short(at + 4),
-            error: short(at + 8) != 0,
-            pipe: long(at + 16),
-        };
+        let id =
+            SpoolId { instance: short(at), incarnation: short(at + 4), error: short(at + 8) != 0, pipe: long(at + 16) };
         (id, long(at + 24))
     };
     let spools = (0..count).map(|number| entry(HEADER + number * ENTRY)).collect();

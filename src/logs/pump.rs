@@ -12,7 +12,7 @@
 //!   [`PATIENCE`]. From then on what fills half of a pipe is dropped in whole lines, counted, and told where the log goes
 //!   on, so that a full disk stops no instance for longer.
 //! - There is no queue: what has to be reported is read off the streams' state until the receiver has taken it.
-//! - Locks are taken in this order: a stream, its target; a stream, the table or the restless. Never two of a kind.
+//! - Locks are taken in this order: a stream; the table or the restless; a target or a rendered log. Never two of a kind.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::compress::{Asking, Compressor};
-use super::losing::{Lost, Losing};
+use super::losing::{Losing, Lost};
 use super::place::Paths;
 use super::rendered::Rendered;
 use super::sink::{Route, Sink};
@@ -105,7 +105,7 @@ pub struct Pump {
     shared: Arc<Shared>,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     thread: Option<JoinHandle<()>>,
-    /// After the streams: it ends when nobody asks any more.
+    /// Ends with the pump.
     _compressor: Compressor,
 }
 
@@ -275,7 +275,9 @@ impl Pump {
             let flushed = match (target, rendered) {
                 (Some(target), _) => lock(&target).flush(),
                 (None, Some(rendered)) => lock(&rendered).flush(),
-                (None, None) if path.is_file() => Target::new(path.clone(), Rotation::default(), Asking::default()).flush(),
+                (None, None) if path.is_file() => {
+                    Target::new(path.clone(), Rotation::default(), Asking::default()).flush()
+                }
                 (None, None) => Ok(()),
             };
             result = result.and(flushed);
@@ -472,7 +474,7 @@ impl Shared {
         let losing = stream.losing.as_mut()?;
         let error = io::Error::from_raw_os_error(stream.trouble.unwrap_or(libc::EIO));
         if losing.is_time(RETRY.min(self.patience)) && losing.is_between_lines(pipe) {
-            match stream.sink.say(&losing.lost().in_words(&error)) {
+            match stream.sink.say(&losing.lost().in_words(&error), stream.key, pipe, self) {
                 Ok(()) => {
                     stream.lost = Some(losing.lost());
                     (stream.losing, stream.failing) = (None, None);
@@ -578,7 +580,9 @@ impl Stream {
         match self.state {
             State::Open { watch: Watch::From(time), .. } => Some(time),
             State::Open { .. } if self.sink.waits().is_some() || self.losing.is_some() => Some(Instant::now() + RETRY),
-            State::Open { .. } if self.trouble != self.told || self.lost.is_some() => Some(Instant::now() + REPORT_AGAIN),
+            State::Open { .. } if self.trouble != self.told || self.lost.is_some() => {
+                Some(Instant::now() + REPORT_AGAIN)
+            }
             State::Ended => Some(Instant::now() + REPORT_AGAIN),
             State::Open { .. } | State::Gone => None,
         }

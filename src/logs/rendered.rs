@@ -22,9 +22,9 @@ use super::index::{Index, Times};
 use super::line::Style;
 use super::open::Open;
 use super::position::{Position, PositionFile, SpoolId};
+use super::rotate;
 use super::tail::read_up_to;
 use super::target::{born_ms, wall_ms};
-use super::rotate;
 use crate::config::spec::Rotation;
 
 /// What is read and rendered at a time, and the longest line that stays one.
@@ -57,8 +57,6 @@ pub struct Rendered {
     position: Position,
     index: Index,
     born_ms: Option<u64>,
-    buffer: Vec<u8>,
-    block: Vec<u8>,
 }
 
 impl Rendered {
@@ -84,8 +82,6 @@ impl Rendered {
             position,
             index: Index::of(path, NOTE_EVERY),
             born_ms: None,
-            buffer: Vec::new(),
-            block: vec![0; BATCH],
         })
     }
 
@@ -111,12 +107,14 @@ impl Rendered {
     pub fn advance(&mut self, source: &Source<'_>, style: &mut Style) -> io::Result<()> {
         // A spool that was removed by somebody, or that belongs to another life, begins anew.
         let mut at = self.done(source.id).min(source.length);
+        if at == source.length {
+            return Ok(());
+        }
+        // Not kept: there may be thousands of logs.
+        let mut block = vec![0; (source.length - at).min(BATCH as u64) as usize];
         while at < source.length {
             let most = (source.length - at).min(BATCH as u64) as usize;
-            let mut block = std::mem::take(&mut self.block);
-            let result = self.batch(source, style, at, &mut block[..most]);
-            self.block = block;
-            match result? {
+            match self.batch(source, style, at, &mut block[..most])? {
                 0 => break,
                 read => at += read as u64,
             }
@@ -133,30 +131,30 @@ impl Rendered {
             None if source.ended && at + read as u64 == source.length || read == BATCH => read,
             None => return Ok(0),
         };
-        self.buffer.clear();
+        let mut text = Vec::with_capacity(whole * 2);
         let mut from = 0;
         while from < whole {
             let newline = block[from..whole].iter().position(|byte| *byte == b'\n');
             let end = newline.map_or(whole, |newline| from + newline);
             let time = source.times.at(at + from as u64).unwrap_or_else(wall_ms);
             let is_whole = newline.is_some() || source.ended && at + whole as u64 == source.length;
-            style.line(&block[from..end], time, is_whole, &mut self.buffer);
+            style.line(&block[from..end], time, is_whole, &mut text);
             from = end + usize::from(newline.is_some());
         }
         let first = source.times.at(at).unwrap_or_else(wall_ms);
-        self.append(first)?;
+        self.append(&text, first)?;
         self.position.spools.insert(source.id, at + whole as u64);
-        self.commit_or_undo(source.id, at)?;
+        self.commit_or_undo(source.id, at, text.len() as u64)?;
         self.rotate_if_due();
         Ok(whole)
     }
 
-    /// Appends the buffer, and counts it in the position that is not committed yet.
-    fn append(&mut self, time: u64) -> io::Result<()> {
+    /// Appends text, and counts it in the position that is not committed yet.
+    fn append(&mut self, text: &[u8], time: u64) -> io::Result<()> {
         self.ensure_open()?;
         let open = self.open.as_ref().expect("opened by the line above");
         if !open.is_file() {
-            return open.append(&self.buffer);
+            return open.append(text);
         }
         let size = open.size()?;
         if size != self.position.length {
@@ -164,17 +162,17 @@ impl Rendered {
             self.position.length = size;
             self.positions.commit(&self.position)?;
         }
-        open.append(&self.buffer)?;
+        open.append(text)?;
         self.index.note(size, time);
-        self.position.length = size + self.buffer.len() as u64;
+        self.position.length = size + text.len() as u64;
         Ok(())
     }
 
-    fn commit_or_undo(&mut self, id: SpoolId, before: u64) -> io::Result<()> {
+    fn commit_or_undo(&mut self, id: SpoolId, before: u64, appended: u64) -> io::Result<()> {
         let committed = self.positions.commit(&self.position);
         if committed.is_err() {
             self.position.spools.insert(id, before);
-            let length = self.position.length.saturating_sub(self.buffer.len() as u64);
+            let length = self.position.length.saturating_sub(appended);
             if let Some(open) = self.open.as_ref().filter(|open| open.is_file())
                 && open.set_len(length).is_ok()
             {

@@ -121,8 +121,7 @@ mod tests {
 
     #[test]
     fn a_log_is_due_by_size_or_by_age_but_never_when_it_is_empty() {
-        let rotation =
-            Rotation { max_bytes: Some(100), max_age: Some(Duration::from_secs(60)), ..Rotation::default() };
+        let rotation = Rotation { max_bytes: Some(100), max_age: Some(Duration::from_secs(60)), ..Rotation::default() };
         let due = |size, age| is_due(&rotation, size, Duration::from_secs(age));
         assert_eq!([due(99, 59), due(100, 0), due(1, 60), due(0, 60)], [false, true, true, false]);
         let never = Rotation { max_bytes: None, max_age: None, ..Rotation::default() };

@@ -76,15 +76,7 @@ impl Sink {
     pub fn take(&mut self, stream: StreamKey, pipe: &OwnedFd, most: usize, shared: &Shared) -> io::Result<Took> {
         match self {
             Sink::File(target) => lock(target).take(stream, pipe.as_fd(), most),
-            Sink::Spool { plan, spool } => {
-                if spool.is_none() {
-                    let logs = plan.logs.iter().map(|path| shared.rendered(path, &plan.folder, &plan.rotation));
-                    let logs = logs.collect::<io::Result<Vec<_>>>()?;
-                    let id = spool::id_of(stream, pipe);
-                    *spool = Some(Box::new(Spool::open(&plan.folder, id, logs, plan.style.clone())?));
-                }
-                spool.as_mut().expect("made by the lines above").take(pipe.as_fd(), most)
-            }
+            Sink::Spool { plan, spool } => opened(plan, spool, stream, pipe, shared)?.take(pipe.as_fd(), most),
         }
     }
 
@@ -92,11 +84,10 @@ impl Sink {
     ///
     /// # Errors
     /// It takes nothing.
-    pub fn say(&mut self, line: &str) -> io::Result<()> {
+    pub fn say(&mut self, line: &str, stream: StreamKey, pipe: &OwnedFd, shared: &Shared) -> io::Result<()> {
         match self {
             Sink::File(target) => lock(target).say(line),
-            Sink::Spool { spool: Some(spool), .. } => spool.say(line),
-            Sink::Spool { spool: None, .. } => Err(io::ErrorKind::NotFound.into()),
+            Sink::Spool { plan, spool } => opened(plan, spool, stream, pipe, shared)?.say(line),
         }
     }
 
@@ -137,4 +128,23 @@ impl Sink {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The spool of a stream, opened if it is not yet.
+fn opened<'s>(
+    plan: &Plan,
+    spool: &'s mut Option<Box<Spool>>,
+    stream: StreamKey,
+    pipe: &OwnedFd,
+    shared: &Shared,
+) -> io::Result<&'s mut Spool> {
+    let new = match spool.take() {
+        Some(open) => open,
+        None => {
+            let logs = plan.logs.iter().map(|path| shared.rendered(path, &plan.folder, &plan.rotation));
+            let logs = logs.collect::<io::Result<Vec<_>>>()?;
+            Box::new(Spool::open(&plan.folder, spool::id_of(stream, pipe), logs, plan.style.clone())?)
+        }
+    };
+    Ok(spool.insert(new))
 }

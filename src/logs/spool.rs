@@ -56,12 +56,7 @@ pub struct Spool {
 pub fn id_of(stream: StreamKey, pipe: &OwnedFd) -> SpoolId {
     // Without an inode the numbers are all there is.
     let pipe = nix::sys::stat::fstat(pipe).map_or(0, |pipe| pipe.st_ino);
-    SpoolId {
-        instance: stream.instance,
-        incarnation: stream.incarnation,
-        error: stream.kind == Kind::Err,
-        pipe,
-    }
+    SpoolId { instance: stream.instance, incarnation: stream.incarnation, error: stream.kind == Kind::Err, pipe }
 }
 
 /// Where a spool lies.
@@ -86,19 +81,7 @@ impl Spool {
         for log in logs.iter().filter(|log| lock(log).done(id) > length) {
             lock(log).forget(id)?;
         }
-        Ok(Spool {
-            id,
-            times: Times::of(&path),
-            path,
-            open,
-            reading,
-            index,
-            length,
-            hole: 0,
-            logs,
-            style,
-            waits: None,
-        })
+        Ok(Spool { id, times: Times::of(&path), path, open, reading, index, length, hole: 0, logs, style, waits: None })
     }
 
     /// Moves at most `most` bytes from the pipe into the spool, and renders what is whole.
@@ -163,8 +146,7 @@ impl Spool {
     }
 
     fn render(&mut self, ended: bool) -> io::Result<()> {
-        let source =
-            Source { id: self.id, file: &self.reading, length: self.length, times: &self.times, ended };
+        let source = Source { id: self.id, file: &self.reading, length: self.length, times: &self.times, ended };
         let mut result = Ok(());
         for log in &self.logs {
             // One that takes nothing does not hold the others up.

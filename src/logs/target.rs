@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const NOTE_EVERY: Duration = Duration::from_millis(100);
 /// After this long without a byte, a line that is not finished holds nobody up any more.
 const SILENCE: Duration = Duration::from_secs(1);
+/// The same for a line that a predecessor's stream has begun, which may not be attached yet.
+const SUCCESSION: Duration = Duration::from_secs(5);
 /// How long the beginning of a line may stay in a pipe that somehow does not fill: then it is moved like a long one.
 const STALL: Duration = Duration::from_secs(10);
 /// How long after a failure to put a file aside it is tried again.
@@ -65,6 +67,8 @@ pub struct Target {
     writer: Option<Writer>,
     /// When a byte last came.
     moved: Instant,
+    /// Whether none came yet.
+    is_new: bool,
     /// The beginning of a line that stays in its pipe: whose, how long, since when.
     begun: Option<(StreamKey, usize, Instant)>,
     peek: Option<Peek>,
@@ -87,6 +91,7 @@ impl Target {
             compressor,
             streams: Vec::new(),
             moved: Instant::now(),
+            is_new: true,
             begun: None,
             peek: None,
             born_ms: None,
@@ -197,8 +202,11 @@ impl Target {
         let is_shared = self.streams.iter().any(|other| *other != stream);
         let is_own = self.writer.is_some_and(|writer| writer.stream == stream);
         let most = match is_shared || wants_rotation {
-            false => most,
-            true => match self.look(stream, pipe, is_own, is_shared)? {
+            // No further than it may grow, and a page at least.
+            false => {
+                self.rotation.max_bytes.map_or(most, |full| most.min(full.saturating_sub(size).max(4096) as usize))
+            }
+            true => match self.look(stream, pipe, is_own, is_shared, wants_rotation)? {
                 Look::Move(bytes) => bytes,
                 Look::Not(took) => return Ok(took),
             },
@@ -223,8 +231,11 @@ impl Target {
             let now = wall_ms();
             self.index.note(size, now);
             self.born_ms.get_or_insert(now);
-            self.moved = Instant::now();
+            (self.moved, self.is_new) = (Instant::now(), false);
             self.begun = None;
+            if !is_shared {
+                self.peek = None;
+            }
             if wants_rotation {
                 self.rotate_at_a_line(size + bytes as u64);
             }
@@ -243,13 +254,23 @@ impl Target {
         open.append(format!("{before}{line}\n").as_bytes())
     }
 
-    /// How much of what is in the pipe may be moved now.
-    fn look(&mut self, stream: StreamKey, pipe: BorrowedFd<'_>, is_own: bool, is_shared: bool) -> io::Result<Look> {
+    /// How much of what is in the pipe may be moved now; one line at most where the file is put aside after it.
+    fn look(
+        &mut self,
+        stream: StreamKey,
+        pipe: BorrowedFd<'_>,
+        is_own: bool,
+        is_shared: bool,
+        one: bool,
+    ) -> io::Result<Look> {
         let mut peek = match self.peek.take() {
             Some(peek) => peek,
             None => Peek::new()?,
         };
-        let seen = peek.look(pipe)?;
+        let mut seen = peek.look(pipe)?;
+        if let (Seen::Lines(_), true, Some(first)) = (seen, one, peek.bytes().iter().position(|byte| *byte == b'\n')) {
+            seen = Seen::Lines(first + 1);
+        }
         self.peek = Some(peek);
         Ok(match seen {
             Seen::Lines(bytes) | Seen::Long(bytes) => Look::Move(bytes),
@@ -282,7 +303,8 @@ impl Target {
     fn hand_over(&mut self, stream: StreamKey) -> io::Result<bool> {
         if self.is_in_a_line() {
             let goes_on = self.writer.is_some_and(|writer| !writer.ended);
-            if goes_on && self.moved.elapsed() < SILENCE {
+            let silence = if self.is_new { SUCCESSION } else { SILENCE };
+            if goes_on && self.moved.elapsed() < silence {
                 return Ok(false);
             }
             self.open.as_ref().expect("open, since it is in a line").append(b"\n")?;
@@ -379,4 +401,3 @@ fn ms_of(time: SystemTime) -> u64 {
 pub(super) fn wall_ms() -> u64 {
     ms_of(SystemTime::now())
 }
-

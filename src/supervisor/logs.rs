@@ -4,8 +4,10 @@
 //!
 //! SIGUSR2 has the files looked for at their paths again, as it does to pm2: something has moved them.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use herdwire_ipc::tokio::Watched;
@@ -53,11 +55,17 @@ impl Core {
             _ => (Stream::Out, &paths.out),
         };
         let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
-        if let Some(output) = &self.foreground {
-            output.follow(path.clone(), kind, self.registry.label(entry));
-        }
+        self.show(path, kind, entry);
         let route = Route::of(&spec.logs, &paths, self.home.logs().join(".raw"), &spec.name, entry.number, kind);
         self.pump.attach(key, pipe, route);
+    }
+
+    /// Shows a log in the foreground, in `herdwire run`.
+    fn show(&self, path: &Path, kind: Stream, entry: &Entry) {
+        if let Some(output) = self.foreground.as_ref().filter(|_| !logs::is_nowhere(path)) {
+            let label = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.number);
+            output.follow(path.to_owned(), kind, label);
+        }
     }
 
     /// What a process of an instance gets as stdout and stderr: pipes, or its files where nothing stands in between.
@@ -66,21 +74,29 @@ impl Core {
     /// A file of its own cannot be opened.
     pub(super) fn outputs(&self, entry: &Entry, spec: &AppSpec) -> io::Result<[Output; 2]> {
         let paths = self.log_paths(entry);
-        let open = |path: &Path| {
+        for path in [Some(&paths.out), Some(&paths.error), paths.combined.as_ref()].into_iter().flatten() {
+            make_folder_of(path, self.home.path());
+        }
+        let open = |path: &Path, kind: Stream| -> io::Result<Output> {
             let is_piped = spec.logs.mode == LogMode::Pipe && (!logs::is_nowhere(path) || paths.combined.is_some());
-            match is_piped {
-                true => Ok(Output::Pipe),
-                false => logs::open_for_instance(path, &spec.logs.rotation).map(Output::File),
+            if is_piped {
+                return Ok(Output::Pipe);
             }
+            let file = logs::open_for_instance(path, &spec.logs.rotation)?;
+            self.show(path, kind, entry);
+            Ok(Output::File(file))
         };
-        Ok([open(&paths.out)?, open(&paths.error)?])
+        Ok([open(&paths.out, Stream::Out)?, open(&paths.error, Stream::Err)?])
     }
 
     /// Removes what a keeper and a supervisor that both died had not rendered. Once everything is attached.
     pub(super) fn forget_stray_spools(&self) {
         let strays = self.pump.remove_stray_spools(&self.home.logs().join(".raw"));
         if strays > 0 {
-            tracing::info!("{strays} files of instances that are gone were removed from {}", self.home.logs().display());
+            tracing::info!(
+                "{strays} files of instances that are gone were removed from {}",
+                self.home.logs().display()
+            );
         }
     }
 
@@ -149,5 +165,17 @@ impl Core {
             })?;
         }
         Ok(Response::Done(Box::new(self.snapshot(false).await)))
+    }
+}
+
+/// Creates the folders above a log that the user has placed somewhere. Those of the home are not made again: it may have
+/// been removed.
+fn make_folder_of(log: &Path, home: &Path) {
+    let folder = log.parent().filter(|folder| !log.starts_with(home) && !folder.exists());
+    if let Some(folder) = folder
+        && let Err(error) = DirBuilder::new().recursive(true).mode(0o755).create(folder)
+    {
+        // The log itself will be told not to be writable.
+        tracing::debug!("the folder {} cannot be created: {error}", folder.display());
     }
 }

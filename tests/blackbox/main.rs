@@ -35,6 +35,7 @@ mod leftovers;
 mod lifecycle;
 mod listeners;
 mod logs;
+mod logs_kept;
 mod process;
 mod ready;
 mod reload;

@@ -1,8 +1,14 @@
 //! The pump with real pipes and files: every byte once, whatever happens to the pump or to the files.
 
+mod following;
+mod losing;
+mod rendered;
+mod rotation;
+mod shared;
+
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{BufReader, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +19,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::config::spec::Rotation;
+use crate::config::spec::{LogFormat, LogSpec, Rotation};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -115,48 +121,129 @@ fn every_line_of_a_child_arrives_once_and_the_end_is_told() {
     assert_eq!(fs::metadata(&path).unwrap().len(), 588_895);
 }
 
-/// Not a test by itself: the pump of a supervisor that is killed in the one below. Its pipe is stdin.
+/// Not a test by itself: the pump of a supervisor that is killed in those below. Its pipes are descriptors from 100 on.
 #[test]
-#[ignore = "run by the test below"]
+#[ignore = "run by the tests below"]
 fn pump_that_will_be_killed() {
-    let path = PathBuf::from(std::env::var_os("PUMP_INTO").expect("run by the test below"));
+    let way = std::env::var("PUMP_WAY").expect("run by the tests below");
+    let path = PathBuf::from(std::env::var_os("PUMP_INTO").expect("run by the tests below"));
     let pump = Pump::start().unwrap();
-    let pipe = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().unwrap();
-    pump.attach(key(1), pipe, raw(&path));
+    let mut instance = 1;
+    while let Ok(pipe) = File::options().read(true).open(format!("/proc/self/fd/{}", 99 + instance)) {
+        nix::fcntl::fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        pump.attach(key(instance), pipe.into(), route(&way, &path));
+        instance += 1;
+    }
     let mut events = pump.events().unwrap();
-    // Whoever started us kills us; when he is gone himself, so is the pipe's other end.
-    let _ = events.blocking_recv();
+    // Whoever started us kills us; when he is gone himself, so are the pipes' other ends.
+    while events.blocking_recv().is_some() {}
 }
 
-#[test]
-fn no_line_is_lost_or_torn_when_pumps_are_killed_and_succeeded() {
-    const LINES: u32 = 4_000_000;
-    let mut bench = bench();
-    let (read, write) = pipe();
-    let path = bench.file("out.log");
-    let mut child = counting(LINES, write);
+/// A way into a file, by a name that can be told to another process.
+fn route(way: &str, path: &Path) -> Route {
+    let small = Rotation { max_bytes: Some(100_000), keep: 100_000, ..Rotation::default() };
+    let (format, rotation) = match way {
+        "raw" => (LogFormat::Raw, Rotation::default()),
+        "rotated" => (LogFormat::Raw, small),
+        "stamped" => (LogFormat::Stamped("SSS".into()), Rotation::default()),
+        "stamped and rotated" => (LogFormat::Stamped("SSS".into()), small),
+        other => panic!("no way: {other}"),
+    };
+    let spec = LogSpec { format, rotation, ..LogSpec::default() };
+    let paths = Paths { out: path.to_owned(), error: path.to_owned(), combined: None };
+    Route::of(&spec, &paths, path.parent().unwrap().join(".raw"), "app", 1, Kind::Out)
+}
+
+/// Has children print `lines` lines each into pipes, and pumps that are killed again and again move them to `path`; a
+/// last one moves the rest.
+fn killed_again_and_again(bench: &mut Bench, way: &str, path: &Path, children: u32, lines: u32) {
+    let mut reads = vec![];
+    let mut running = vec![];
+    for child in 1..=children {
+        let (read, write) = pipe();
+        let script = format!("seq -f '{child} %.0f' 1 {lines}");
+        running.push(Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).stdout(write).spawn().unwrap());
+        reads.push(read);
+    }
+    let redirections: String = (0..reads.len()).map(|at| format!("{}<&{} ", 100 + at, reads[at].as_raw_fd())).collect();
+    for read in &reads {
+        nix::fcntl::fcntl(read, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    }
+    let written = || total(path);
     let mut killed_at_work = 0;
     for _ in 0..20 {
-        let before = fs::metadata(&path).map_or(0, |file| file.len());
-        let mut pump = Command::new(std::env::current_exe().unwrap())
+        let before = written();
+        let mut pump = Command::new("bash")
+            .args(["-c", &format!("exec \"$@\" {redirections}"), "bash"])
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", "logs::tests::pump_that_will_be_killed", "--ignored"])
-            .env("PUMP_INTO", &path)
-            .stdin(read.try_clone().unwrap())
+            .env("PUMP_WAY", way)
+            .env("PUMP_INTO", path)
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         until("the pump has moved something or is done", || {
-            fs::metadata(&path).is_ok_and(|file| file.len() > before) || child.try_wait().unwrap().is_some()
+            written() > before || running.iter_mut().all(|child| child.try_wait().unwrap().is_some())
         });
         pump.kill().unwrap();
         pump.wait().unwrap();
-        killed_at_work += u32::from(child.try_wait().unwrap().is_none());
+        killed_at_work += u32::from(running.iter_mut().any(|child| child.try_wait().unwrap().is_none()));
     }
-    bench.pump.attach(key(1), read, raw(&path));
-    bench.closed();
-    assert!(child.wait().unwrap().success());
-    assert_counted(&path, LINES);
+    for (number, read) in (1..).zip(reads) {
+        bench.pump.attach(key(number), read, route(way, path));
+    }
+    for _ in 0..children {
+        bench.closed();
+    }
+    running.iter_mut().for_each(|child| assert!(child.wait().unwrap().success()));
     assert!(killed_at_work > 2, "too fast to be a test: {killed_at_work}");
+}
+
+/// Bytes in a log and in what was put aside of it.
+fn total(path: &Path) -> u64 {
+    let asides = super::rotate::asides(path).into_iter().map(|aside| aside.path);
+    asides.chain([path.to_owned()]).filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum()
+}
+
+/// All of a log, what was put aside first.
+fn whole(path: &Path) -> String {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut text = String::new();
+        let read = |aside: super::rotate::Aside, text: &mut String| {
+            let file = File::open(&aside.path)?;
+            match aside.compressed {
+                true => flate2::read::GzDecoder::new(file).read_to_string(text),
+                false => BufReader::new(file).read_to_string(text),
+            }
+        };
+        match super::rotate::asides(path).into_iter().try_for_each(|aside| read(aside, &mut text).map(drop)) {
+            Ok(()) => return text + &content(path),
+            // Compressed just now.
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+    }
+}
+
+/// Every line is `CHILD NUMBER`, and each child's are there from 1 to `lines`, once and in order.
+fn assert_of_children<'l>(all: impl Iterator<Item = &'l str>, children: u32, lines: u32) {
+    let mut last = vec![0; children as usize + 1];
+    for (at, line) in all.enumerate() {
+        let (child, number) = line.split_once(' ').unwrap_or_else(|| panic!("line {at} is {line:?}"));
+        let child: usize = child.parse().unwrap_or_else(|_| panic!("line {at} is {line:?}"));
+        last[child] += 1;
+        assert_eq!(number, last[child].to_string(), "line {at} of child {child}");
+    }
+    assert!(last[1..].iter().all(|last| *last == lines), "{last:?} of {lines}");
+}
+
+#[test]
+fn no_line_is_lost_or_torn_when_pumps_are_killed_and_succeeded() {
+    let mut bench = bench();
+    let path = bench.file("out.log");
+    killed_again_and_again(&mut bench, "raw", &path, 1, 3_000_000);
+    assert_of_children(content(&path).lines(), 1, 3_000_000);
 }
 
 #[test]
@@ -490,7 +577,7 @@ fn a_follower_hands_out_the_last_lines_and_then_what_comes() {
     append(&second, "ished\nrest");
     assert_eq!(next(&mut follower), (1, "unfinished".into(), true));
     assert_eq!(follower.next(Duration::ZERO).unwrap(), None);
-    assert_eq!(follower.rest(), [Line { file: 1, bytes: b"rest".to_vec(), ended: false }]);
+    assert_eq!(follower.rest(), [Line { file: 1, bytes: b"rest".to_vec(), ended: false, time: None }]);
 }
 
 #[test]
