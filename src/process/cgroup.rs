@@ -125,8 +125,15 @@ impl Cgroups {
         parts.collect()
     }
 
-    /// Removes the folder if nothing is left in it. When everything ends.
+    /// Ends what may be left, and removes the folder if nothing is in it. When everything ends; does not wait.
     pub fn close(&self) {
+        for (instance, incarnation) in self.all() {
+            let group = self.group(instance, incarnation);
+            if group.remove() == Removal::Populated {
+                // What cannot be killed stays for the next supervisor of this home.
+                let _ = group.kill();
+            }
+        }
         // Somebody is still in it, such as ourselves: the next supervisor of this home goes on with it.
         let _ = fs::remove_dir(&self.folder);
     }

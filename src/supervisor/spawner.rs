@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -12,6 +13,9 @@ use crate::process::{self, Cgroups, Group, Launch, OpenFiles, Output, Parent, Sp
 
 /// Orders that may wait. The core waits beyond that, which bounds how many processes are in the making.
 const ORDERS: usize = 64;
+
+/// For a child that could not be made and ends by itself: nobody else knows of it and its group.
+const CHILD_ENDS: Duration = Duration::from_secs(1);
 
 /// One process to make.
 pub struct Order {
@@ -62,9 +66,10 @@ fn make(mut order: Order) -> Outcome {
     let (instance, incarnation) = (order.instance, order.incarnation);
     let (group, warnings) = make_group(&order);
     let result = environment(&mut order).and_then(|env| spawn(order, env, group.as_ref()));
-    if let (Some(group), Err(_)) = (&group, &result) {
-        // Nobody else knows of it.
-        group.remove();
+    if let (Some(group), Err(_)) = (&group, &result)
+        && !group.end(CHILD_ENDS)
+    {
+        tracing::warn!("{} cannot be removed", group.path().display());
     }
     Outcome { instance, incarnation, result, warnings }
 }

@@ -118,8 +118,9 @@ fn without_control_groups_what_kept_its_environment_is_found_by_it() {
 #[test]
 fn children_that_died_unmourned_are_reaped_after_their_parents_end() {
     let herdwire = Herdwire::new();
-    // The shell becomes a program that never waits for the children that it finds.
-    herdwire.ok(&["start", "sleep 0.01 & sleep 0.01 & exec sleep 1000", "-n", "careless"]);
+    // The shell becomes a program that never waits for the children that it finds; until then they live.
+    let child = "(until grep -q sleep /proc/$$/comm; do sleep 0.01; done) &";
+    herdwire.ok(&["start", &format!("{child} {child} exec sleep 1000"), "-n", "careless"]);
     let careless = herdwire.instance("careless").pid;
     until("both are zombies", || zombies_of(careless).len() == 2);
     let zombies = zombies_of(careless);

@@ -155,3 +155,21 @@ fn without_descriptors_starts_fail_one_by_one_and_what_runs_is_not_touched() {
     until("all that are left are online", || herdwire.instances("many").iter().all(|one| one.is_online()));
     assert!(herdwire.instances("first").iter().all(|one| one.is_online() && one.restarts == 0));
 }
+
+#[test]
+fn no_control_group_outlives_its_herd() {
+    let herdwire = Herdwire::new();
+    start_after(&herdwire, "ulimit -n 100", &["start", "sleep 1000", "-n", "first", "-i", "4"]);
+    let Some(folder) =
+        herdwire.own_log().lines().find_map(|line| Some(line.split_once("control groups below ")?.1.to_owned()))
+    else {
+        return eprintln!("skipped: no control groups here");
+    };
+    // Processes that cannot be made have had groups, too.
+    herdwire.run(&["start", "sleep 1000", "-n", "many", "-i", "20", "--restart-delay", "100ms"]);
+    until("one could not be started", || herdwire.own_log().contains("Too many open files"));
+    let groups = || std::fs::read_dir(&folder).unwrap().flatten().filter(|one| one.path().is_dir()).count();
+    assert!(groups() >= 4);
+    herdwire.ok(&["kill"]);
+    assert!(!std::path::Path::new(&folder).exists());
+}
