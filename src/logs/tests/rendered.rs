@@ -49,8 +49,8 @@ fn every_line_is_stamped_once_and_the_spool_goes_with_its_stream() {
 fn no_stamped_line_is_lost_or_doubled_when_pumps_are_killed() {
     let mut bench = bench();
     let path = bench.file("out.log");
-    killed_again_and_again(&mut bench, "stamped", &path, 2, 1_000_000);
-    assert_of_children(content(&path).lines().map(unstamped), 2, 1_000_000);
+    killed_again_and_again(&mut bench, "stamped", &path, 2, 500_000);
+    assert_of_children(content(&path).lines().map(unstamped), 2, 500_000);
     assert!(bench.spools().is_empty());
 }
 
@@ -58,8 +58,8 @@ fn no_stamped_line_is_lost_or_doubled_when_pumps_are_killed() {
 fn no_stamped_line_is_lost_or_doubled_when_pumps_are_killed_while_putting_aside() {
     let mut bench = bench();
     let path = bench.file("out.log");
-    killed_again_and_again(&mut bench, "stamped and rotated", &path, 2, 1_000_000);
-    assert_of_children(whole(&path).lines().map(unstamped), 2, 1_000_000);
+    killed_again_and_again(&mut bench, "stamped and rotated", &path, 2, 500_000);
+    assert_of_children(whole(&path).lines().map(unstamped), 2, 500_000);
 }
 
 #[test]
@@ -115,8 +115,8 @@ fn a_spool_takes_little_of_the_disk_however_much_goes_through() {
     let bench = bench();
     let (read, write) = pipe();
     bench.render(key(1), read, &spec(LogFormat::Stamped("SSS".into())), &bench.paths());
-    let mut child = counting(2_000_000, write);
-    until("all is rendered", || content_ends(&bench.file("out.log"), ": 2000000\n"));
+    let mut child = counting(1_000_000, write);
+    until("all is rendered", || content_ends(&bench.file("out.log"), ": 1000000\n"));
     child.wait().unwrap();
     // Its stream may have ended, and the spool with it, or not yet.
     let blocks = bench.spools().first().and_then(|spool| fs::metadata(spool).ok()).map_or(0, |spool| spool.blocks());

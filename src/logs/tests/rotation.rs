@@ -29,9 +29,9 @@ fn a_flood_that_is_put_aside_again_and_again_loses_and_tears_no_line() {
 fn putting_aside_while_pumps_are_killed_loses_and_doubles_no_line() {
     let mut bench = bench();
     let path = bench.file("out.log");
-    killed_again_and_again(&mut bench, "rotated", &path, 2, 1_000_000);
+    killed_again_and_again(&mut bench, "rotated", &path, 2, 500_000);
     assert!(rotate::asides(&path).len() > 10);
-    assert_of_children(whole(&path).lines(), 2, 1_000_000);
+    assert_of_children(whole(&path).lines(), 2, 500_000);
 }
 
 #[test]

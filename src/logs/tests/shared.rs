@@ -24,8 +24,8 @@ fn floods_into_one_file_are_mixed_by_whole_lines_only() {
 fn no_line_of_a_shared_file_is_torn_or_doubled_when_pumps_are_killed() {
     let mut bench = bench();
     let path = bench.file("shared.log");
-    killed_again_and_again(&mut bench, "raw", &path, 3, 1_000_000);
-    assert_of_children(content(&path).lines(), 3, 1_000_000);
+    killed_again_and_again(&mut bench, "raw", &path, 3, 500_000);
+    assert_of_children(content(&path).lines(), 3, 500_000);
 }
 
 #[test]
