@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Request;
 use super::core::{self, Core, Sources};
+use super::journal::Journal;
 use super::registry::{App, Entry, Process, Registry};
 use super::settings::Sections;
 use super::state::{Contents, State};
@@ -29,7 +30,7 @@ use super::traffic::{self, Routes};
 use super::{control_server, foreground};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, Surroundings, home::Home};
-use crate::keeper::client::{Inheritance, KeeperLink};
+use crate::keeper::client::{Inheritance, KeeperLink, Reason};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
@@ -44,6 +45,7 @@ const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
 pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Result<Core> {
+    let reason = inheritance.reason;
     let Inheritance { epoch, keeper_pid, foreground, mut descriptors, exits, store_limit, descriptor_limit, .. } =
         inheritance;
     let home = Home::from_environment()?;
@@ -53,10 +55,11 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
 
+    let journal = open_journal(&mut descriptors, &store)?;
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let listener = control_socket(&mut descriptors, &home, &store)?;
     let control_file = file_identity(&home.control());
-    tasks.spawn(control_server::serve(listener, requests_in, tasks.clone(), shutdown.clone()));
+    tasks.spawn(control_server::serve(listener, requests_in, journal.reader(), tasks.clone(), shutdown.clone()));
 
     let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
     let (notices_in, notices) = mpsc::channel(QUEUE);
@@ -92,6 +95,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         keeper,
         store,
         state,
+        journal,
         globals: contents.globals,
         registry: Registry::default(),
         wire,
@@ -126,9 +130,19 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.forget_the_rest(descriptors);
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
+    core.tell("supervisor.started", None, None, began_because(reason));
     core.catch_up(exits).await;
     core.first_orders(run).await;
     Ok(core)
+}
+
+fn began_because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::First => "it is the first of its keeper",
+        Reason::Crash => "its predecessor died",
+        Reason::Hang => "its predecessor hung and was killed",
+        Reason::Upgrade => "it takes over from another version",
+    }
 }
 
 /// Device and inode of what lies at a path.
@@ -156,6 +170,19 @@ fn open_state(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyho
         tracing::error!("{} records of the state are damaged and were given up", contents.damaged);
     }
     Ok((state, contents))
+}
+
+fn open_journal(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyhow::Result<Journal> {
+    let name = Name::new(Kind::Journal, 0, 0);
+    match descriptors.remove(&name).map(Journal::open) {
+        Some(Ok(journal)) => return Ok(journal),
+        // It is what one may look at, not what one runs by.
+        Some(Err(error)) => tracing::error!("the journal is begun anew: {error}"),
+        None => {}
+    }
+    let journal = Journal::create().context("the journal cannot be created")?;
+    store.keep(name, journal.as_fd());
+    Ok(journal)
 }
 
 fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store: &Store) -> anyhow::Result<Listener> {

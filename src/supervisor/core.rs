@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Response;
 use super::control_server::Asked;
+use super::journal::Journal;
 use super::registry::{App, Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
@@ -88,6 +89,8 @@ pub struct Core {
     pub keeper: KeeperLink,
     pub store: Store,
     pub state: state::State,
+    /// What changed last, for those who watch.
+    pub journal: Journal,
     pub globals: Globals,
     pub registry: Registry,
     pub wire: Wire,
@@ -277,6 +280,7 @@ impl Core {
 
     pub fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
+        self.tell("supervisor.warning", None, None, &warning);
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }

@@ -16,6 +16,7 @@ mod control_server;
 mod core;
 mod deaths;
 mod foreground;
+mod journal;
 mod registry;
 mod requests;
 mod settings;

@@ -45,7 +45,7 @@ enum Goal {
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
         let ending =
-            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Kill);
+            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Journal { .. } | Request::Kill);
         let answer = match request {
             _ if ending => Err(Failure::new("the supervisor is ending").hint("try again in a moment")),
             Request::Ping => Ok(Response::Pong(self.pong())),
@@ -65,8 +65,12 @@ impl Core {
             | Request::ReopenLogs { .. }
             | Request::FlushLogs { .. }
             | Request::Save
-            | Request::Resurrect
-            | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            | Request::Resurrect => Err(Failure::new("this supervisor cannot do that yet")),
+            // The control server answers it by itself.
+            Request::Events { .. } => Err(Failure::new("changes are told on a connection of their own")),
+            Request::Journal { instance, last } => {
+                Ok(Response::Journal(self.journal.reader().last(last as usize, instance)))
+            }
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
