@@ -94,6 +94,7 @@ pub fn exit_text(exit: ExitView) -> String {
         },
         ExitView::NeverStarted => "could not be executed".to_owned(),
         ExitView::Unknown => "unknown".to_owned(),
+        ExitView::OutOfMemory => "killed by the kernel for memory".to_owned(),
     }
 }
 

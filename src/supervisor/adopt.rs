@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::control::Request;
 use super::core::{self, Core, Sources};
 use super::journal::Journal;
+use super::ordering::Turns;
 use super::registry::{App, Entry, Process, Registry};
 use super::settings::Sections;
 use super::state::{Contents, State};
@@ -109,6 +110,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         remembered: None,
         warnings: Vec::new(),
         pending: Vec::new(),
+        turns: Turns::default(),
         strays: VecDeque::new(),
         unsure: Vec::new(),
         run: None,
@@ -130,6 +132,9 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.forget_the_rest(descriptors);
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
+    if epoch == 1 {
+        core.tell("keeper.started", None, None, format!("process {keeper_pid}"));
+    }
     core.tell("supervisor.started", None, None, began_because(reason));
     core.catch_up(exits).await;
     core.first_orders(run).await;
@@ -328,8 +333,11 @@ impl Core {
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
                 // The signal may not have been sent. Twice does no harm.
                 (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
-                    let signal = self.registry.app_of(entry).spec.rules.kill_signal;
-                    if let Err(error) = pidfd.signal_group(signal) {
+                    let rules = &self.registry.app_of(entry).spec.rules;
+                    let signal = rules.kill_signal;
+                    if rules.shutdown_with_message {
+                        self.wire.announce_shutdown(id, incarnation.0).await;
+                    } else if let Err(error) = pidfd.signal_group(signal) {
                         tracing::debug!("instance {id} cannot be signalled: {error}");
                     }
                 }
@@ -344,16 +352,22 @@ impl Core {
         self.settle().await;
     }
 
-    /// Instances that were to be started when the supervisor died, and have never run.
+    /// Instances that were to be started, restarted or deleted when the supervisor died, and whose turn had not come.
     async fn resume_starts(&mut self) {
-        let never_run = |entry: &&Entry| {
+        let left = |entry: &&Entry| {
             let autostart = self.registry.apps[&entry.app].spec.autostart;
-            autostart && !entry.doomed && entry.life == Instance::new()
+            !entry.doomed && (entry.life.is_queued() || autostart && entry.life.is_untouched())
         };
-        let ids: Vec<u32> = self.registry.instances.values().filter(never_run).map(|entry| entry.id).collect();
-        for id in ids {
-            self.live(id, Life::Start).await;
-        }
+        let ids: Vec<u32> = self.registry.instances.values().filter(left).map(|entry| entry.id).collect();
+        self.queue_starts(&ids).await;
+        let runs_on = |entry: &&Entry| {
+            let state = entry.life.state();
+            let is_leaving = matches!(state, LifeState::Stopping { .. } | LifeState::Draining { .. });
+            entry.doomed && (entry.life.has_process() && !is_leaving || matches!(state, LifeState::WaitingRestart { .. }))
+        };
+        let ids: Vec<u32> = self.registry.instances.values().filter(runs_on).map(|entry| entry.id).collect();
+        self.queue_stops(&ids);
+        self.advance().await;
     }
 
     /// What a first supervisor does by itself: the home's own settings, and what `herdwire run` asked for.

@@ -102,7 +102,7 @@ impl Core {
             };
         }
         let name = &self.registry.apps[&entry.app].spec.name;
-        tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
+        tracing::info!("{name}:{id} (incarnation {}) ended: {exit}", incarnation.0);
         if self.has_orphans() {
             self.sweep(id);
         }
@@ -139,16 +139,5 @@ pub(super) fn exit_of(status: ExitStatus) -> Exit {
         ExitStatus::Code(NEVER_STARTED) => Exit::NeverStarted,
         ExitStatus::Code(code) => Exit::Code(code),
         ExitStatus::Signal(signal) => Exit::Signal(signal),
-    }
-}
-
-/// An exit in words.
-pub(super) fn describe(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-        Exit::NeverStarted => "never started".to_owned(),
-        Exit::NotExecuted => "could not be executed".to_owned(),
-        Exit::Unknown => "nobody knows how".to_owned(),
     }
 }

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use super::clock;
 use super::control::EventView;
 use super::core::Core;
+use crate::lifecycle::{Event as Life, Instance, State};
 
 /// Entries that are kept.
 pub const CAPACITY: u64 = 1024;
@@ -172,6 +173,38 @@ impl Core {
             let app = &self.registry.app_of(entry).spec.name;
             self.tell(what, Some(app), Some(entry.number), cause);
         }
+    }
+
+    /// Tells what an event has made of an instance.
+    pub(super) fn tell_life(&self, id: u32, before: &Instance, event: Life) {
+        let Some(entry) = self.registry.instances.get(&id) else { return };
+        let (life, rules) = (&entry.life, &self.registry.app_of(entry).spec.rules);
+        if let Life::Exited(_, exit) = event {
+            self.tell_of(id, "instance.exited", exit.to_string());
+        }
+        if life.is_queued() && !before.is_queued() {
+            self.tell_of(id, "instance.queued", self.waits_for(entry).unwrap_or_default());
+        }
+        let is_new = life.incarnation() != before.incarnation();
+        if is_new || std::mem::discriminant(&life.state()) != std::mem::discriminant(&before.state()) {
+            let account = life.account(rules).unwrap_or_default();
+            let failure = entry.failure.iter().filter(|_| !life.has_process());
+            let cause = failure.fold(account, |account, failure| format!("{account}: {failure}"));
+            self.tell_of(id, word(life.state()), cause);
+        }
+    }
+}
+
+/// What it is called that an instance has got there.
+fn word(state: State) -> &'static str {
+    match state {
+        State::Stopped => "instance.stopped",
+        State::Launching { .. } => "instance.launching",
+        State::Online { .. } => "instance.online",
+        State::Draining { .. } => "instance.draining",
+        State::Stopping { .. } => "instance.stopping",
+        State::WaitingRestart { .. } => "instance.waiting",
+        State::Errored => "instance.errored",
     }
 }
 

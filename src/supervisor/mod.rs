@@ -17,6 +17,7 @@ mod core;
 mod deaths;
 mod foreground;
 mod journal;
+mod ordering;
 mod registry;
 mod requests;
 mod settings;
