@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::flags::Flags;
+
 const EXAMPLES: &str = "\
 Examples:
   herdwire start herdwire.toml           start everything that a file describes
@@ -158,6 +160,8 @@ pub struct StartOptions {
     /// Time that it may take to say so
     #[arg(long, value_name = "TIME")]
     pub listen_timeout: Option<String>,
+    #[command(flatten)]
+    pub flags: Flags,
     /// Arguments of the script
     #[arg(last = true)]
     pub args: Vec<String>,
@@ -181,7 +185,7 @@ impl StartOptions {
             (self.listen_timeout.is_some(), "--listen-timeout"),
             (!self.args.is_empty(), "--"),
         ];
-        given.into_iter().find_map(|(given, option)| given.then_some(option))
+        given.into_iter().find_map(|(given, option)| given.then_some(option)).or(self.flags.first())
     }
 }
 

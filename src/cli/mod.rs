@@ -10,6 +10,7 @@ mod client;
 mod describe;
 mod error;
 mod events;
+mod flags;
 mod jlist;
 mod launch;
 mod list;

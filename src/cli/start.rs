@@ -111,7 +111,7 @@ fn start_one(
         return Err(CliError::NoMatch { selector: target.to_owned(), near: None });
     }
     let file = File { apps: vec![app_file(target, options)?], ..File::default() };
-    let resolved = config::resolve(&file, surroundings)?;
+    let resolved = config::resolve(&file, surroundings).map_err(|error| options.flags.place(error))?;
     warn(&resolved);
     start_new(client, resolved, PathBuf::new(), out)
 }
@@ -168,13 +168,14 @@ fn app_file(script: &str, options: &StartOptions) -> Result<AppFile, CliError> {
         env: options.env.iter().map(|pair| variable(pair)).collect::<Result<_, _>>()?,
         cwd: text(&options.cwd, "--cwd"),
         herd: text(&options.herd, "--herd"),
+        place: Place::Whole,
         autorestart: options.no_autorestart.then_some(At::flag(false, "--no-autorestart")),
         max_restarts: options.max_restarts.map(|number| At::flag(number, "--max-restarts")),
         restart_delay: quantity(&options.restart_delay, "--restart-delay", "restart_delay", units::duration)?,
         kill_timeout: quantity(&options.kill_timeout, "--kill-timeout", "kill_timeout", units::duration)?,
         wait_ready: options.wait_ready.then_some(At::flag(true, "--wait-ready")),
         listen_timeout: quantity(&options.listen_timeout, "--listen-timeout", "listen_timeout", units::duration)?,
-        ..AppFile::default()
+        ..options.flags.app()?
     };
     Ok(app)
 }

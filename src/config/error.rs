@@ -88,6 +88,8 @@ pub enum Problem {
     TwiceNamed { name: String },
     #[error("app `{app}`: address `{address}` is already taken by {by}")]
     TwiceBound { app: String, address: String, by: String },
+    #[error("app `{app}`: log file `{}` is already app `{by}`'s", file.display())]
+    TwiceLogged { app: String, file: PathBuf, by: String },
     #[error("path `{path}` of the front is defined twice")]
     TwicePath { path: String },
     #[error("app `{app}`: script `{}` does not exist", script.display())]
@@ -140,6 +142,7 @@ impl ConfigError {
             Problem::BadName { .. } => Some("give it another name with `name` or `--name`".into()),
             Problem::TwiceNamed { .. } => Some("one app may have many `instances`; two apps need two names".into()),
             Problem::TwiceBound { .. } => Some("give one of them another port".into()),
+            Problem::TwiceLogged { .. } => Some("set `merge_logs` in both, or give one of them another file".into()),
             Problem::NoScript { searched_path: true, .. } => {
                 Some("it is neither a file nor a program in PATH; a command line needs quotes around it".into())
             }

@@ -6,7 +6,12 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::error::{At, ConfigError, Place, Problem};
-use super::section::{Section, Text, integer};
+use super::bounds::BoundsFile;
+use super::health::HealthFile;
+use super::output::OutputFile;
+use super::reload::ReloadFile;
+use super::section::{Named, Section, Text, integer};
+use super::triggers::TriggersFile;
 use super::{signal, words};
 
 /// A configuration file, or what a command line stands for.
@@ -44,7 +49,43 @@ pub struct AppFile {
     pub ring_size: Option<At<u64>>,
     pub max_message: Option<At<u64>>,
     pub stall_timeout: Option<At<Duration>>,
+    pub env_file: Vec<At<String>>,
+    pub restart_window: Option<At<Duration>>,
+    pub exp_backoff_restart_delay: Option<At<Duration>>,
+    pub exp_backoff_max: Option<At<Duration>>,
+    pub exp_backoff_reset: Option<At<Duration>>,
+    pub stop_exit_codes: Vec<At<String>>,
+    pub shutdown_with_message: Option<At<bool>>,
+    pub depends_on: Vec<Named>,
+    pub bounds: BoundsFile,
+    pub output: OutputFile,
+    pub health: HealthFile,
+    pub triggers: TriggersFile,
+    pub reload: ReloadFile,
 }
+
+/// pm2's other names of keys.
+const ALIASES: [(&str, &str); 19] = [
+    ("exec", "script"),
+    ("cmd", "script"),
+    ("command", "script"),
+    ("exec_interpreter", "interpreter"),
+    ("uid", "user"),
+    ("gid", "group"),
+    ("out", "out_file"),
+    ("output", "out_file"),
+    ("out_log", "out_file"),
+    ("error", "error_file"),
+    ("err", "error_file"),
+    ("err_file", "error_file"),
+    ("err_log", "error_file"),
+    ("log", "log_file"),
+    ("combine_logs", "merge_logs"),
+    ("cron", "cron_restart"),
+    ("timezone", "cron_timezone"),
+    ("env_files", "env_file"),
+    ("oom_score", "oom_score_adj"),
+];
 
 /// How many instances somebody asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +197,8 @@ impl File {
 }
 
 impl AppFile {
-    fn read(mut section: Section<'_>) -> Result<AppFile, ConfigError> {
+    fn read(section: Section<'_>) -> Result<AppFile, ConfigError> {
+        let mut section = section.with_aliases(&ALIASES);
         let app = AppFile {
             place: section.place(),
             name: section.text("name")?,
@@ -181,6 +223,19 @@ impl AppFile {
             ring_size: section.size("ring_size")?,
             max_message: section.size("max_message")?,
             stall_timeout: section.duration("stall_timeout")?,
+            env_file: section.words("env_file")?.unwrap_or_default(),
+            restart_window: section.duration("restart_window")?,
+            exp_backoff_restart_delay: section.duration("exp_backoff_restart_delay")?,
+            exp_backoff_max: section.duration("exp_backoff_max")?,
+            exp_backoff_reset: section.duration("exp_backoff_reset")?,
+            stop_exit_codes: section.words("stop_exit_codes")?.unwrap_or_default(),
+            shutdown_with_message: section.boolean("shutdown_with_message")?,
+            depends_on: section.named("depends_on", "a name, a list of names, or a table such as { db = \"ready\" }")?,
+            bounds: BoundsFile::read(&mut section)?,
+            output: OutputFile::read(&mut section)?,
+            health: HealthFile::read(&mut section)?,
+            triggers: TriggersFile::read(&mut section)?,
+            reload: ReloadFile::read(&mut section)?,
         };
         section.finish()?;
         Ok(app)

@@ -6,13 +6,21 @@
 //! supervisor.
 
 pub mod address;
+#[cfg(test)]
+mod app_tests;
+mod bounds;
 pub mod environment;
 mod error;
 pub mod file;
+mod health;
 pub mod home;
 mod load;
 pub mod names;
+mod order;
+mod output;
+mod reload;
 mod resolve;
+mod restarts;
 mod script;
 mod secret;
 mod section;
@@ -24,6 +32,7 @@ pub(crate) mod suggest;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod triggers;
 pub mod units;
 pub mod variables;
 pub mod words;

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use super::error::{At, ConfigError, Place, Problem};
 use super::file::{AppFile, File, Instances};
-use super::spec::{
-    AppSpec, Bounds, HealthSpec, ListenAddress, LogSpec, ReloadSpec, Rules, Settings, Triggers, WireSpec,
-};
-use super::{address, environment, names, script, settings};
+use super::spec::{AppSpec, EnvFile, ListenAddress, Settings, WireSpec};
+use super::{address, bounds, environment, health, names, order, output, restarts, script, settings};
 
 /// The most instances that one app may have.
 pub const MAX_INSTANCES: u32 = 256;
@@ -33,6 +31,8 @@ pub struct Surroundings {
     pub cpus: u32,
     /// Names of variables that could not be inherited.
     pub left_out: Vec<String>,
+    /// The user that the supervisor runs as.
+    pub uid: u32,
 }
 
 impl Surroundings {
@@ -45,7 +45,8 @@ impl Surroundings {
         let texts =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-        Ok(Surroundings { folder: std::env::current_dir()?, env, variables: texts.collect(), cpus, left_out })
+        let uid = nix::unistd::geteuid().as_raw();
+        Ok(Surroundings { folder: std::env::current_dir()?, env, variables: texts.collect(), cpus, left_out, uid })
     }
 }
 
@@ -67,6 +68,8 @@ pub fn resolve(file: &File, surroundings: &Surroundings) -> Result<Resolved, Con
     let settings = settings::resolve(file, surroundings)?;
     check_names(file, &apps)?;
     check_addresses(file, &apps, &settings)?;
+    output::check_files(apps.iter().zip(file.apps.iter().map(|app| &app.output)))?;
+    order::check_cycles(&file.apps, &apps)?;
     let warnings = warnings(file, &apps, &settings, surroundings);
     Ok(Resolved { apps, settings, warnings })
 }
@@ -94,11 +97,19 @@ fn resolve_app(app: &AppFile, surroundings: &Surroundings) -> Result<AppSpec, Co
         }
         None => name.clone(),
     };
+    let instances = instances(app, &name, surroundings.cpus)?;
     Ok(AppSpec {
-        instances: instances(app, &name, surroundings.cpus)?,
+        instances,
+        env_files: env_files(app, &cwd)?,
+        bounds: app.bounds.resolve()?,
+        logs: app.output.resolve(&cwd, instances)?,
+        health: app.health.resolve(&health::Lookup { cwd: &cwd, env: &env })?,
+        triggers: app.triggers.resolve(&cwd)?,
+        depends_on: order::resolve(app, &name)?,
+        reload: app.reload.resolve()?,
         listen: addresses(&app.listen)?,
         bridge: channels(&app.bridge, "bridge")?,
-        rules: rules(app)?,
+        rules: restarts::rules(app)?,
         autostart: value(&app.autostart, true),
         wire: wire(app)?,
         name,
@@ -108,17 +119,10 @@ fn resolve_app(app: &AppFile, surroundings: &Surroundings) -> Result<AppSpec, Co
         interpreter: found.interpreter,
         cwd,
         env,
-        env_files: Vec::new(),
-        bounds: Bounds::default(),
-        logs: LogSpec::default(),
-        health: HealthSpec::default(),
-        triggers: Triggers::default(),
-        depends_on: Vec::new(),
-        reload: ReloadSpec::default(),
     })
 }
 
-fn value<T: Clone>(written: &Option<At<T>>, default: T) -> T {
+pub(super) fn value<T: Clone>(written: &Option<At<T>>, default: T) -> T {
     written.as_ref().map_or(default, |written| written.value.clone())
 }
 
@@ -161,6 +165,25 @@ fn environment(app: &AppFile, inherited: &BTreeMap<String, String>) -> Result<BT
     Ok(env)
 }
 
+/// Files of variables. They are read when an instance is made, so that what is in them is stored nowhere; a `-` before
+/// the name, as in systemd, says that it may be missing.
+fn env_files(app: &AppFile, cwd: &Path) -> Result<Vec<EnvFile>, ConfigError> {
+    let read = |At { value, place }: &At<String>| {
+        let (name, optional) = value.strip_prefix('-').map_or((value.as_str(), false), |name| (name, true));
+        if name.is_empty() {
+            return Err(bad("env_file", *place, "is empty".to_owned()));
+        }
+        let path = script::absolute(cwd, name);
+        if !optional && !path.is_file() {
+            let reason = format!("file `{}` does not exist", path.display());
+            let hint = Some(format!("`-{name}` says that it may be missing"));
+            return Err(ConfigError::at(*place, Problem::Value { key: "env_file".into(), reason, hint }));
+        }
+        Ok(EnvFile { path, optional })
+    };
+    app.env_file.iter().map(read).collect()
+}
+
 fn find_script(app: &AppFile, cwd: &Path, env: &BTreeMap<String, String>) -> Result<script::Found, ConfigError> {
     let Some(At { value: wanted, place }) = &app.script else {
         let hint = "script names the file or program to run: script = \"server.js\"";
@@ -177,7 +200,7 @@ fn find_script(app: &AppFile, cwd: &Path, env: &BTreeMap<String, String>) -> Res
         interpreter: app.interpreter.as_ref().map(|interpreter| interpreter.value.as_str()),
         name: app.name.as_ref().map(|name| name.value.as_str()),
         cwd,
-        path: env.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str),
+        path: env.get("PATH").map_or(script::DEFAULT_PATH, String::as_str),
     })
     .map_err(|problem| {
         let of_interpreter = matches!(problem, Problem::NoInterpreter { .. });
@@ -230,25 +253,6 @@ pub(super) fn channels(channels: &[At<String>], key: &'static str) -> Result<Vec
 /// A value that cannot be, without advice.
 pub(super) fn bad(key: &str, place: Place, reason: String) -> ConfigError {
     ConfigError::at(place, Problem::Value { key: key.to_owned(), reason, hint: None })
-}
-
-fn rules(app: &AppFile) -> Result<Rules, ConfigError> {
-    let listen_timeout = value(&app.listen_timeout, Duration::from_secs(3));
-    if let (true, Some(At { value: Duration::ZERO, place })) = (value(&app.wait_ready, false), &app.listen_timeout) {
-        return Err(bad("listen_timeout", *place, "with `wait_ready` it cannot be 0".to_owned()));
-    }
-    let default = Rules::default();
-    Ok(Rules {
-        autorestart: value(&app.autorestart, default.autorestart),
-        max_restarts: value(&app.max_restarts, default.max_restarts),
-        min_uptime: value(&app.min_uptime, default.min_uptime),
-        restart_delay: value(&app.restart_delay, default.restart_delay),
-        kill_signal: value(&app.kill_signal, default.kill_signal),
-        kill_timeout: value(&app.kill_timeout, default.kill_timeout),
-        wait_ready: value(&app.wait_ready, default.wait_ready),
-        listen_timeout,
-        ..default
-    })
 }
 
 fn wire(app: &AppFile) -> Result<WireSpec, ConfigError> {
@@ -332,6 +336,16 @@ fn warnings(file: &File, apps: &[AppSpec], settings: &Settings, surroundings: &S
             warnings.push(format!("app `{app}`: the wire of herd `{herd}` is as app `{first}` says, not as here"));
         }
     }
+    for (app, written) in apps.iter().zip(&file.apps) {
+        let name = &app.name;
+        warnings.extend(health::warnings(app));
+        warnings.extend(bounds::privilege(&app.bounds, surroundings.uid).map(|why| format!("app `{name}`: {why}")));
+        let delays = written.restart_delay.as_ref().is_some_and(|delay| !delay.value.is_zero());
+        if delays && app.rules.backoff.is_some() {
+            warnings.push(format!("app `{name}`: `exp_backoff_restart_delay` takes the place of `restart_delay`"));
+        }
+    }
+    warnings.extend(order::warnings(apps));
     for path in settings.front.iter().flat_map(|front| &front.paths) {
         if !apps.is_empty() && !apps.iter().any(|app| app.herd == path.herd) {
             warnings.push(format!(

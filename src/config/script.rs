@@ -27,6 +27,9 @@ const INTERPRETERS: [(&str, &[&str]); 11] = [
     ("mts", &["bun", "node"]),
 ];
 
+/// Where programs are looked for when nobody says.
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// What somebody asked to run.
 pub struct Wanted<'a> {
     pub script: &'a str,
@@ -111,16 +114,16 @@ fn interpreter(script: &Path, wanted: &Wanted<'_>, app: &str) -> Result<Option<(
             None => return Ok(None),
         },
     };
-    let found = candidates.iter().find_map(|name| Some(((*name).to_owned(), program(name, wanted)?)));
+    let found = candidates.iter().find_map(|name| Some(((*name).to_owned(), program(name, wanted.cwd, wanted.path)?)));
     let missing = || Problem::NoInterpreter { app: app.to_owned(), interpreter: candidates.join("` or `") };
     found.map(Some).ok_or_else(missing)
 }
 
 /// A program by name or by path.
-fn program(name: &str, wanted: &Wanted<'_>) -> Option<PathBuf> {
+pub fn program(name: &str, cwd: &Path, path: &str) -> Option<PathBuf> {
     match plain_name(name) {
-        Some(name) => in_path(name, wanted.path),
-        None => Some(absolute(wanted.cwd, name)).filter(|path| path.is_file() && is_executable(path)),
+        Some(name) => in_path(name, path),
+        None => Some(absolute(cwd, name)).filter(|path| path.is_file() && is_executable(path)),
     }
 }
 

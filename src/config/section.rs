@@ -54,12 +54,32 @@ pub struct Section<'t> {
     title: String,
     place: Place,
     asked: Vec<&'static str>,
+    /// Other names of keys, and the keys that they mean.
+    aliases: &'static [(&'static str, &'static str)],
 }
+
+/// A value and its place.
+type Written<'t> = (&'t DeValue<'t>, Place);
+
+/// What stands where a table may.
+pub enum Within<'t> {
+    Table(Section<'t>),
+    /// `true` or `false`.
+    Switch(At<bool>),
+}
+
+/// Something that is named, its place, and what is said of it, if anything.
+pub type Named = (At<String>, Option<At<String>>);
 
 impl<'t> Section<'t> {
     /// A table to read; `title` is what errors call it.
     pub fn new(text: &'t Text<'t>, table: &'t DeTable<'t>, title: &str, place: Place) -> Section<'t> {
-        Section { text, table, title: title.to_owned(), place, asked: Vec::new() }
+        Section { text, table, title: title.to_owned(), place, asked: Vec::new(), aliases: &[] }
+    }
+
+    /// The same table, in which keys also go by other names.
+    pub fn with_aliases(self, aliases: &'static [(&'static str, &'static str)]) -> Section<'t> {
+        Section { aliases, ..self }
     }
 
     /// Where it begins.
@@ -72,10 +92,12 @@ impl<'t> Section<'t> {
     /// # Errors
     /// The first key, as the file goes, that nobody asked for.
     pub fn finish(self) -> Result<(), ConfigError> {
-        let strangers = self.table.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref()));
+        let aliases = self.aliases.iter().filter(|(_, key)| self.asked.contains(key)).map(|(alias, _)| *alias);
+        let known: Vec<&'static str> = self.asked.iter().copied().chain(aliases).collect();
+        let strangers = self.table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
         let Some(key) = strangers.min_by_key(|key| key.span().start) else { return Ok(()) };
         let name = key.get_ref().to_string();
-        let near = suggest::nearest(&name, self.asked.iter().copied()).map(str::to_owned);
+        let near = suggest::nearest(&name, known).map(str::to_owned);
         let problem = Problem::UnknownKey { key: name, section: self.title, near, known: self.asked };
         Err(ConfigError::at(self.text.place(key.span().start), problem))
     }
@@ -122,20 +144,60 @@ impl<'t> Section<'t> {
     /// A list of strings, each with its place.
     pub fn strings(&mut self, key: &'static str) -> Result<Option<Vec<At<String>>>, ConfigError> {
         const EXPECTED: &str = "a list of strings";
-        let Some((value, place)) = self.take(key) else { return Ok(None) };
+        let Some((value, place)) = self.take(key)? else { return Ok(None) };
         let Some(list) = value.as_array() else { return Err(wrong(key, EXPECTED, value, place)) };
-        let mut strings = Vec::new();
-        for item in list {
-            let place = self.text.place(item.span().start);
-            let Some(string) = item.get_ref().as_str() else {
-                return Err(wrong(key, EXPECTED, item.get_ref(), place));
-            };
-            if string.contains('\0') {
-                return Err(ConfigError::at(place, Problem::Nul { key: key.to_owned() }));
-            }
-            strings.push(At::new(string.to_owned(), place));
+        let strict = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
+            DeValue::String(_) => self.word(key, EXPECTED, item),
+            other => Err(wrong(key, EXPECTED, other, self.text.place(item.span().start))),
+        };
+        list.iter().map(strict).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Strings, each with its place: one by itself, or a list. Whole numbers count as strings.
+    pub fn words(&mut self, key: &'static str) -> Result<Option<Vec<At<String>>>, ConfigError> {
+        const EXPECTED: &str = "a string or a list of strings";
+        let Some((value, place)) = self.take(key)? else { return Ok(None) };
+        match value.as_array() {
+            Some(list) => list.iter().map(|item| self.word(key, EXPECTED, item)).collect::<Result<_, _>>().map(Some),
+            None => Ok(Some(vec![as_word(key, EXPECTED, value, place)?])),
         }
-        Ok(Some(strings))
+    }
+
+    /// A string; a whole number counts as one.
+    pub fn word_of(&mut self, key: &'static str) -> Result<Option<At<String>>, ConfigError> {
+        let Some((value, place)) = self.take(key)? else { return Ok(None) };
+        as_word(key, "a string", value, place).map(Some)
+    }
+
+    /// Names: one by itself, a list, or a table that says something of each.
+    pub fn named(&mut self, key: &'static str, expected: &'static str) -> Result<Vec<Named>, ConfigError> {
+        let Some((value, place)) = self.take(key)? else { return Ok(Vec::new()) };
+        let mut named = Vec::new();
+        match value {
+            DeValue::Array(list) => {
+                for item in list {
+                    named.push((self.word(key, expected, item)?, None));
+                }
+            }
+            DeValue::Table(table) => {
+                for (name, value) in table {
+                    let at = At::new(name.get_ref().to_string(), self.text.place(name.span().start));
+                    named.push((at, Some(self.word(key, "a string", value)?)));
+                }
+                named.sort_by_key(|(name, _)| name.place);
+            }
+            other => named.push((as_word(key, expected, other, place)?, None)),
+        }
+        Ok(named)
+    }
+
+    fn word(
+        &self,
+        key: &'static str,
+        expected: &'static str,
+        item: &Spanned<DeValue<'_>>,
+    ) -> Result<At<String>, ConfigError> {
+        as_word(key, expected, item.get_ref(), self.text.place(item.span().start))
     }
 
     /// Any value, read by `read`: `Err(None)` says that the type is wrong, `Err(Some(..))` what else is.
@@ -145,7 +207,7 @@ impl<'t> Section<'t> {
         expected: &'static str,
         read: impl FnOnce(&DeValue<'_>) -> Result<T, Option<String>>,
     ) -> Result<Option<At<T>>, ConfigError> {
-        let Some((value, place)) = self.take(key) else { return Ok(None) };
+        let Some((value, place)) = self.take(key)? else { return Ok(None) };
         match read(value) {
             Ok(value) => Ok(Some(At::new(value, place))),
             Err(None) => Err(wrong(key, expected, value, place)),
@@ -157,7 +219,7 @@ impl<'t> Section<'t> {
 
     /// A table of free keys whose values are strings, numbers or booleans, all read as strings.
     pub fn variables(&mut self, key: &'static str) -> Result<Vec<(At<String>, String)>, ConfigError> {
-        let Some((value, place)) = self.take(key) else { return Ok(Vec::new()) };
+        let Some((value, place)) = self.take(key)? else { return Ok(Vec::new()) };
         let Some(table) = value.as_table() else {
             return Err(wrong(key, "a table such as { PORT = \"3000\" }", value, place));
         };
@@ -178,15 +240,46 @@ impl<'t> Section<'t> {
 
     /// A table of its own: `[key]`.
     pub fn section(&mut self, key: &'static str) -> Result<Option<Section<'t>>, ConfigError> {
-        let Some((value, place)) = self.take(key) else { return Ok(None) };
+        let Some((value, place)) = self.take(key)? else { return Ok(None) };
         let Some(table) = value.as_table() else { return Err(wrong(key, "a table, written [name]", value, place)) };
         Ok(Some(Section::new(self.text, table, &format!("[{key}]"), place)))
+    }
+
+    /// A table within another one: `[app.key]`.
+    pub fn within(&mut self, key: &'static str, title: &'static str) -> Result<Option<Section<'t>>, ConfigError> {
+        match self.within_or_switch(key, title)? {
+            None => Ok(None),
+            Some(Within::Table(section)) => Ok(Some(section)),
+            Some(Within::Switch(At { place, .. })) => {
+                let (key, expected, found) = (key.to_owned(), "a table", "a boolean");
+                Err(ConfigError::at(place, Problem::WrongType { key, expected, found }))
+            }
+        }
+    }
+
+    /// The same, where `false` may stand in its place.
+    pub fn within_or_switch(
+        &mut self,
+        key: &'static str,
+        title: &'static str,
+    ) -> Result<Option<Within<'t>>, ConfigError> {
+        let Some((value, place)) = self.take(key)? else { return Ok(None) };
+        match value {
+            DeValue::Table(table) => Ok(Some(Within::Table(Section::new(self.text, table, title, place)))),
+            DeValue::Boolean(said) => Ok(Some(Within::Switch(At::new(*said, place)))),
+            _ => Err(wrong(key, "a table", value, place)),
+        }
+    }
+
+    /// Whether a key holds a table, where it may hold something else.
+    pub fn is_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().is_table())
     }
 
     /// A list of tables: `[[title]]`.
     pub fn sections(&mut self, key: &'static str, title: &'static str) -> Result<Vec<Section<'t>>, ConfigError> {
         const EXPECTED: &str = "a list of tables, written in double brackets";
-        let Some((value, place)) = self.take(key) else { return Ok(Vec::new()) };
+        let Some((value, place)) = self.take(key)? else { return Ok(Vec::new()) };
         let Some(list) = value.as_array() else { return Err(wrong(key, EXPECTED, value, place)) };
         let mut sections = Vec::new();
         for item in list {
@@ -199,10 +292,33 @@ impl<'t> Section<'t> {
         Ok(sections)
     }
 
-    fn take(&mut self, key: &'static str) -> Option<(&'t DeValue<'t>, Place)> {
+    /// The value of a key, under whichever of its names it stands.
+    fn take(&mut self, key: &'static str) -> Result<Option<Written<'t>>, ConfigError> {
         self.asked.push(key);
-        let value = self.table.get(key)?;
-        Some((value.get_ref(), self.text.place(value.span().start)))
+        let aliases = self.aliases.iter().filter(|(_, of)| *of == key).map(|(alias, _)| *alias);
+        let mut found: Option<(&'static str, &'t Spanned<DeValue<'t>>)> = None;
+        for name in std::iter::once(key).chain(aliases) {
+            let Some(value) = self.table.get(name) else { continue };
+            if let Some((other, _)) = found {
+                let place = self.text.place(value.span().start);
+                return Err(ConfigError::at(place, Problem::Either { key: name, other }));
+            }
+            found = Some((name, value));
+        }
+        Ok(found.map(|(_, value)| (value.get_ref(), self.text.place(value.span().start))))
+    }
+}
+
+/// A string without a NUL byte, or a whole number, as a string.
+fn as_word(key: &str, expected: &'static str, value: &DeValue<'_>, place: Place) -> Result<At<String>, ConfigError> {
+    let text = match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(_) => integer(value).unwrap_or_default().to_string(),
+        _ => return Err(wrong(key, expected, value, place)),
+    };
+    match text.contains('\0') {
+        true => Err(ConfigError::at(place, Problem::Nul { key: key.to_owned() })),
+        false => Ok(At::new(text, place)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What Herdwire runs: resolved settings, with no option left open.
 //!
 //! Everything here has passed the checks of `config::resolve`, is absolute where it is a path, and is what travels to
-//! the supervisor and lies sealed in the store. Units are in the types.
+//! the supervisor, lies sealed in the store, and is saved for a restart of the machine. Units are in the types. What a
+//! later release adds has a default, so that what an earlier one saved can still be read.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,29 +31,45 @@ pub struct AppSpec {
     /// How many instances.
     pub instances: u32,
     /// Addresses bound once and inherited by every instance.
+    #[serde(default)]
     pub listen: Vec<ListenAddress>,
     /// Channels of the herd that cross to other hosts.
+    #[serde(default)]
     pub bridge: Vec<String>,
     /// When to restart it, and how to stop it.
+    #[serde(default)]
     pub rules: Rules,
     /// Whether `start` starts it (else it is only added).
+    #[serde(default = "yes")]
     pub autostart: bool,
     /// What its herd's memory looks like. The first app of a herd decides.
     pub wire: WireSpec,
     /// Files of variables that are read when an instance is made, and never stored: over `env`, in their order.
+    #[serde(default)]
     pub env_files: Vec<EnvFile>,
     /// As whom and within which bounds its instances run.
+    #[serde(default)]
     pub bounds: Bounds,
     /// Where its output goes.
+    #[serde(default)]
     pub logs: LogSpec,
     /// How its instances show that they are ready and well.
+    #[serde(default)]
     pub health: HealthSpec,
     /// What restarts it besides its own end.
+    #[serde(default)]
     pub triggers: Triggers,
     /// Apps that come before it.
+    #[serde(default)]
     pub depends_on: Vec<Dependency>,
     /// How a new release takes over.
+    #[serde(default)]
     pub reload: ReloadSpec,
+}
+
+/// What a saved app that says nothing of it does.
+fn yes() -> bool {
+    true
 }
 
 /// A file of `NAME=VALUE` lines.
@@ -84,6 +101,7 @@ pub enum ListenAddress {
 
 /// How the lifecycle treats an app's instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rules {
     /// Whether an instance that exits by itself is started again.
     pub autorestart: bool,
@@ -122,6 +140,7 @@ pub struct Backoff {
 
 /// As whom and within which bounds an app's instances run. What is `None` is as the supervisor has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Bounds {
     /// User, by name or number; with it come its group and groups, unless they are given.
     pub user: Option<String>,
@@ -168,6 +187,7 @@ pub enum Limit {
 
 /// Where an app's output goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LogSpec {
     pub mode: LogMode,
     pub out: LogFile,
@@ -215,6 +235,7 @@ pub enum LogFormat {
 
 /// When a log file is put aside and how many are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rotation {
     /// At this size in bytes; `None`: at none.
     pub max_bytes: Option<u64>,
@@ -228,6 +249,7 @@ pub struct Rotation {
 
 /// How instances show that they are ready and well.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HealthSpec {
     /// Tried until it succeeds: then the instance is ready. Implies `wait_ready`.
     pub readiness: Option<Probe>,
@@ -268,6 +290,7 @@ pub enum ProbeTarget {
 
 /// What restarts an app besides its own end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Triggers {
     pub cron: Option<Cron>,
     pub watch: Option<Watch>,
@@ -313,6 +336,7 @@ pub enum Condition {
 
 /// How a new release takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReloadSpec {
     /// How long a new instance must be online before its predecessor goes.
     pub min_ready: Duration,

@@ -14,12 +14,12 @@ use super::spec::{AppSpec, Handshake, ListenAddress};
 use super::*;
 
 /// A folder with some scripts, a PATH with some programs, four CPUs.
-struct World {
+pub(super) struct World {
     folder: TempDir,
 }
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         let world = World { folder: tempfile::tempdir().unwrap() };
         fs::create_dir_all(world.path("bin")).unwrap();
         fs::create_dir_all(world.path("web")).unwrap();
@@ -33,35 +33,35 @@ impl World {
         world
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn executable(&self, name: &str) {
+    pub(super) fn executable(&self, name: &str) {
         fs::write(self.path(name), "").unwrap();
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    fn surroundings(&self) -> Surroundings {
+    pub(super) fn surroundings(&self) -> Surroundings {
         let env = [("PATH", self.path("bin").display().to_string()), ("LANG", "C".into())];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>();
         let variables = [("SECRET".to_owned(), "s3cret".to_owned())].into();
-        Surroundings { folder: self.folder.path().to_owned(), env, variables, cpus: 4, left_out: Vec::new() }
+        Surroundings { folder: self.folder.path().to_owned(), env, variables, cpus: 4, left_out: Vec::new(), uid: 0 }
     }
 
-    fn load(&self, text: &str) -> Result<Resolved, ConfigError> {
+    pub(super) fn load(&self, text: &str) -> Result<Resolved, ConfigError> {
         fs::write(self.path("herdwire.toml"), text).unwrap();
         load(Path::new("herdwire.toml"), &self.surroundings()).map(|loaded| loaded.resolved)
     }
 
-    fn app(&self, text: &str) -> AppSpec {
+    pub(super) fn app(&self, text: &str) -> AppSpec {
         let mut resolved = self.load(&format!("[[app]]\n{text}")).unwrap();
         assert_eq!(resolved.apps.len(), 1);
         resolved.apps.remove(0)
     }
 
     /// The error of a file, with the name of the folder taken out, and its hint.
-    fn refusal(&self, text: &str) -> String {
+    pub(super) fn refusal(&self, text: &str) -> String {
         let error = self.load(text).expect_err(text);
         let folder = format!("{}/", self.folder.path().display());
         let hint = error.hint().map(|hint| format!(" | {hint}")).unwrap_or_default();
@@ -469,16 +469,30 @@ handshake = \"open\"
 #[test]
 fn the_reference_page_names_every_key() {
     let page = include_str!("../../docs/configuration.md");
-    for (section, rest) in [("[[app]]", "[[app]]\n"), ("[redis]", "[redis]\n"), ("[status]", "[status]\n")]
-        .into_iter()
-        .chain([("[front]", "[front]\n"), ("[[front.path]]", "[front]\n[[front.path]]\n")])
-    {
+    let sections = [
+        ("[[app]]", "[[app]]\n"),
+        ("[app.limits]", "[[app]]\n[app.limits]\n"),
+        ("[app.readiness]", "[[app]]\n[app.readiness]\n"),
+        ("[app.liveness]", "[[app]]\n[app.liveness]\n"),
+        ("[app.rotate]", "[[app]]\n[app.rotate]\n"),
+        ("[app.reload]", "[[app]]\n[app.reload]\n"),
+        ("[redis]", "[redis]\n"),
+        ("[status]", "[status]\n"),
+        ("[front]", "[front]\n"),
+        ("[[front.path]]", "[front]\n[[front.path]]\n"),
+    ];
+    for (section, rest) in sections {
         let error = File::parse(&format!("{rest}no_such_key_at_all = 1")).unwrap_err();
         let Problem::UnknownKey { known, section: title, .. } = *error.problem else { panic!("{error}") };
         assert_eq!(title, section);
         let part = page.split("\n## ").find(|part| part.starts_with(&format!("`{section}`"))).expect(section);
+        let named = |key: &str| {
+            part.lines()
+                .filter_map(|line| line.strip_prefix("| ")?.split('|').next())
+                .any(|keys| keys.contains(&format!("`{key}`")))
+        };
         for key in known {
-            assert!(part.contains(&format!("| `{key}` |")) || key == "path", "{section} {key} is not documented");
+            assert!(named(key) || key == "path", "{section} {key} is not documented");
         }
     }
 }

@@ -17,7 +17,7 @@ use super::core::Core;
 use super::registry::{App, Entry, Process};
 use crate::config::spec::{AppSpec, Settings};
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State, Then};
+use crate::lifecycle::{Cause, Event as Life, Exit, Instance, State, Then};
 use crate::process::{listen, sealed};
 use crate::snapshot::InstanceView;
 
@@ -463,9 +463,9 @@ impl Core {
         Some(failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display())))
     }
 
-    /// Whether it was to run once, has, and ended well: it may have been online for a moment only.
+    /// Whether it was to end by itself, has, and ended well: it may have been online for a moment only.
     fn is_done(&self, entry: &Entry) -> bool {
-        let once = !self.registry.app_of(entry).spec.rules.autorestart;
+        let once = !self.registry.app_of(entry).spec.rules.autorestart || entry.life.cause() == Cause::StopCode;
         let well = entry.life.last_exit() == Some(Exit::Code(0));
         once && well && entry.life.state() == State::Stopped
     }
