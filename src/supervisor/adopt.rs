@@ -121,6 +121,10 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         tasks,
         shutdown,
     };
+    if epoch == 1 {
+        core.tell("keeper.started", None, None, format!("process {keeper_pid}"));
+    }
+    core.tell("supervisor.started", None, None, began_because(reason));
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;
@@ -132,10 +136,6 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.forget_the_rest(descriptors);
     core.keeper.ready()?;
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
-    if epoch == 1 {
-        core.tell("keeper.started", None, None, format!("process {keeper_pid}"));
-    }
-    core.tell("supervisor.started", None, None, began_because(reason));
     core.catch_up(exits).await;
     core.first_orders(run).await;
     Ok(core)
