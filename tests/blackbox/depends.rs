@@ -198,3 +198,14 @@ fn a_dependent_is_not_touched_when_what_it_depends_on_crashes() {
     herdwire.await_instance("db", "came back", |now| now.is_online() && now.pid != db);
     assert_eq!(herdwire.instance("web").pid, web);
 }
+
+#[test]
+fn in_the_foreground_everything_ends_when_what_the_rest_waits_for_fails() {
+    let herdwire = Herdwire::new();
+    let db = "[[app]]\nname = \"db\"\nscript = \"exit 3\"\nautorestart = false\n";
+    let web = app("web", "depends_on = { db = \"completed\" }");
+    herdwire.write("herdwire.toml", &[web, db.to_owned()].concat());
+    let ran = herdwire.run(&["run", "herdwire.toml"]);
+    assert_eq!(ran.status.code(), Some(3), "{ran:?}");
+    assert!(order(&herdwire).is_empty(), "it was started all the same");
+}
