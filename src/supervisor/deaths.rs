@@ -168,7 +168,7 @@ impl Core {
             };
         }
         let label = self.registry.label(&self.registry.instances[&id]);
-        tracing::info!("{label} (incarnation {}) ended: {}", incarnation.0, describe(exit));
+        tracing::info!("{label} (incarnation {}) ended: {exit}", incarnation.0);
         self.end_leftovers(id);
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");
         entry.process = Process::None;
@@ -203,16 +203,5 @@ pub(super) fn exit_of(status: ExitStatus) -> Exit {
         ExitStatus::Code(NEVER_STARTED) => Exit::NeverStarted,
         ExitStatus::Code(code) => Exit::Code(code),
         ExitStatus::Signal(signal) => Exit::Signal(signal),
-    }
-}
-
-/// An exit in words.
-pub(super) fn describe(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-        Exit::NeverStarted => "never started".to_owned(),
-        Exit::NotExecuted => "could not be executed".to_owned(),
-        Exit::Unknown => "nobody knows how".to_owned(),
     }
 }

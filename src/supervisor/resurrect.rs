@@ -12,7 +12,6 @@ use super::core::Core;
 use super::requests::Goal;
 use super::saved::{Aftermath, Document, SavedApp, SavedInstance, files};
 use crate::config::spec::Rules;
-use crate::lifecycle::Event as Life;
 use crate::process::{self, Ended};
 
 /// How long the processes of a herd whose supervisor has died may take to end.
@@ -164,6 +163,7 @@ impl Core {
                 }
             }
         }
+        self.give_turns().await;
         self.reroute().await;
         (goals, refused)
     }
@@ -197,7 +197,7 @@ impl Core {
             // One more than were written down: it is as the app says.
             if instances.get(at).map_or(app.spec.autostart, |instance| instance.running) {
                 goals.push((id, self.goal_online(id)));
-                self.live(id, Life::Start).await;
+                self.queue_starts(&[id]).await;
             }
         }
         Ok(goals)

@@ -33,8 +33,6 @@ pub struct AppRecord {
     pub revision: u32,
     /// The last revision that was given out; at least `revision`.
     pub newest: u32,
-    /// Instances of revisions before this one are still to be restarted.
-    pub base: u32,
     /// Where its last deployment stands, opaque here; zeros for none.
     pub deployment: [u8; DEPLOYMENT_BYTES],
 }
@@ -48,7 +46,7 @@ impl AppRecord {
 
 impl Default for AppRecord {
     fn default() -> AppRecord {
-        AppRecord { id: 0, revision: 0, newest: 0, base: 0, deployment: [0; DEPLOYMENT_BYTES] }
+        AppRecord { id: 0, revision: 0, newest: 0, deployment: [0; DEPLOYMENT_BYTES] }
     }
 }
 
@@ -129,7 +127,7 @@ impl Fields for Globals {
 
 impl Fields for AppRecord {
     fn write(&self, body: &mut Body) {
-        for number in [self.id, self.revision, self.newest, self.base] {
+        for number in [self.id, self.revision, self.newest] {
             body.put(number.to_le_bytes());
         }
         body.put(self.deployment);
@@ -140,7 +138,6 @@ impl Fields for AppRecord {
             id: body.u32(),
             revision: body.u32(),
             newest: body.u32(),
-            base: body.u32(),
             deployment: body.take(),
         }
     }
