@@ -58,6 +58,9 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what changes, and why
+    #[command(after_help = EVENTS_HELP)]
+    Events(EventsOptions),
     /// Show the last lines of logs; -f follows them
     #[command(alias = "log")]
     Logs(LogsOptions),
@@ -93,6 +96,29 @@ pub enum Verb {
 const RUN_HELP: &str = "\
 Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed
 (128 + number when a signal ended it); 1 when nothing could be started.";
+
+const EVENTS_HELP: &str = "\
+Changes are numbered, also across restarts of the supervisor, and the last 1024 are kept: `--after N` goes on where
+another one has stopped. Numbers that are missing were not kept any more.";
+
+#[derive(Debug, Args)]
+pub struct EventsOptions {
+    /// As JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Begin with the change after number N
+    #[arg(long, value_name = "N")]
+    pub after: Option<u64>,
+    /// Changes to begin with
+    #[arg(long, default_value_t = 20, value_name = "N", conflicts_with = "after")]
+    pub lines: u32,
+    /// Go on with what changes from now on (the default)
+    #[arg(short, long, hide = true, conflicts_with = "no_follow")]
+    pub follow: bool,
+    /// Only show what is there
+    #[arg(long, alias = "nostream")]
+    pub no_follow: bool,
+}
 
 #[derive(Debug, Default, Args)]
 pub struct StartOptions {

@@ -9,6 +9,7 @@ mod arguments;
 mod client;
 mod describe;
 mod error;
+mod events;
 mod flags;
 mod jlist;
 mod launch;
@@ -78,6 +79,7 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::List { json } => list::list(&client, json, out)?,
         Verb::Jlist => jlist::jlist(&client, out)?,
         Verb::Describe { select, json } => describe::describe(&client, &select, json, out)?,
+        Verb::Events(options) => events::events(&client, &options, out)?,
         Verb::Logs(options) => logs::logs(&client, &options, out)?,
         Verb::Stop { select } => manage::stop(&client, &select, out)?,
         Verb::Restart { select } => manage::restart(&client, &select, out)?,

@@ -22,6 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Request;
 use super::core::{self, Core, Sources};
+use super::journal::Journal;
+use super::ordering::Turns;
 use super::registry::{App, Entry, Process, Registry};
 use super::settings::Sections;
 use super::state::{Contents, State};
@@ -29,7 +31,7 @@ use super::traffic::{self, Routes};
 use super::{control_server, foreground, health};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, Surroundings, home::Home};
-use crate::keeper::client::{Inheritance, KeeperLink};
+use crate::keeper::client::{Inheritance, KeeperLink, Reason};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
@@ -44,6 +46,7 @@ const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
 pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Result<Core> {
+    let reason = inheritance.reason;
     let Inheritance { epoch, keeper_pid, foreground, mut descriptors, exits, store_limit, descriptor_limit, .. } =
         inheritance;
     let home = Home::from_environment()?;
@@ -53,10 +56,11 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
 
+    let journal = open_journal(&mut descriptors, &store)?;
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let listener = control_socket(&mut descriptors, &home, &store)?;
     let control_file = file_identity(&home.control());
-    tasks.spawn(control_server::serve(listener, requests_in, tasks.clone(), shutdown.clone()));
+    tasks.spawn(control_server::serve(listener, requests_in, journal.reader(), tasks.clone(), shutdown.clone()));
 
     let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
     let (notices_in, notices) = mpsc::channel(QUEUE);
@@ -101,6 +105,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         keeper,
         store,
         state,
+        journal,
         globals: contents.globals,
         registry: Registry::default(),
         wire,
@@ -115,6 +120,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         remembered: None,
         warnings: Vec::new(),
         pending: Vec::new(),
+        turns: Turns::default(),
         strays: VecDeque::new(),
         unsure: Vec::new(),
         run: None,
@@ -125,6 +131,10 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
         tasks,
         shutdown,
     };
+    if epoch == 1 {
+        core.tell("keeper.started", None, None, format!("process {keeper_pid}"));
+    }
+    core.tell("supervisor.started", None, None, began_because(reason));
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;
@@ -143,6 +153,15 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance) -> anyhow::Resu
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
     Ok(core)
+}
+
+fn began_because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::First => "it is the first of its keeper",
+        Reason::Crash => "its predecessor died",
+        Reason::Hang => "its predecessor hung and was killed",
+        Reason::Upgrade => "it takes over from another version",
+    }
 }
 
 /// Device and inode of what lies at a path.
@@ -184,6 +203,19 @@ fn open_state(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyho
         tracing::error!("{} records of the state are damaged and were given up", contents.damaged);
     }
     Ok((state, contents))
+}
+
+fn open_journal(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyhow::Result<Journal> {
+    let name = Name::new(Kind::Journal, 0, 0);
+    match descriptors.remove(&name).map(Journal::open) {
+        Some(Ok(journal)) => return Ok(journal),
+        // It is what one may look at, not what one runs by.
+        Some(Err(error)) => tracing::error!("the journal is begun anew: {error}"),
+        None => {}
+    }
+    let journal = Journal::create().context("the journal cannot be created")?;
+    store.keep(name, journal.as_fd());
+    Ok(journal)
 }
 
 fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store: &Store) -> anyhow::Result<Listener> {
@@ -329,8 +361,11 @@ impl Core {
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
                 // The signal may not have been sent. Twice does no harm.
                 (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
-                    let signal = self.registry.app_of(entry).spec.rules.kill_signal;
-                    if let Err(error) = pidfd.signal_group(signal) {
+                    let rules = &self.registry.app_of(entry).spec.rules;
+                    let signal = rules.kill_signal;
+                    if rules.shutdown_with_message {
+                        self.wire.announce_shutdown(id, incarnation.0).await;
+                    } else if let Err(error) = pidfd.signal_group(signal) {
                         tracing::debug!("instance {id} cannot be signalled: {error}");
                     }
                 }
@@ -345,16 +380,22 @@ impl Core {
         self.settle().await;
     }
 
-    /// Instances that were to be started when the supervisor died, and have never run.
+    /// Instances that were to be started, restarted or deleted when the supervisor died, and whose turn had not come.
     async fn resume_starts(&mut self) {
-        let never_run = |entry: &&Entry| {
+        let left = |entry: &&Entry| {
             let autostart = self.registry.apps[&entry.app].spec.autostart;
-            autostart && !entry.doomed && entry.life == Instance::new()
+            !entry.doomed && (entry.life.is_queued() || autostart && entry.life.is_untouched())
         };
-        let ids: Vec<u32> = self.registry.instances.values().filter(never_run).map(|entry| entry.id).collect();
-        for id in ids {
-            self.live(id, Life::Start).await;
-        }
+        let ids: Vec<u32> = self.registry.instances.values().filter(left).map(|entry| entry.id).collect();
+        self.queue_starts(&ids).await;
+        let runs_on = |entry: &&Entry| {
+            let state = entry.life.state();
+            let is_leaving = matches!(state, LifeState::Stopping { .. } | LifeState::Draining { .. });
+            entry.doomed && (entry.life.has_process() && !is_leaving || matches!(state, LifeState::WaitingRestart { .. }))
+        };
+        let ids: Vec<u32> = self.registry.instances.values().filter(runs_on).map(|entry| entry.id).collect();
+        self.queue_stops(&ids);
+        self.advance().await;
     }
 
     /// What a first supervisor does by itself: the home's own settings, and what `herdwire run` asked for.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{self, CONTROL_VERSION, Failure, MAX_FRAME, Request, Response};
+use super::journal::Reader;
 
 /// Connections served at once; the next ones wait in the socket's backlog.
 const CONNECTIONS: usize = 512;
@@ -23,11 +24,20 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// For the answer to be taken.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
+/// For a change to be taken by one who watches; it may ask again from where it was.
+const WATCHER_LIMIT: Duration = Duration::from_secs(30);
+
 /// A request with the place for its answer. `None` as an answer: the connection is held until the process ends.
 pub type Asked = (Request, oneshot::Sender<Response>);
 
 /// Accepts until shutdown; every connection is a task of `tasks`.
-pub async fn serve(listener: Listener, requests: mpsc::Sender<Asked>, tasks: TaskTracker, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: Listener,
+    requests: mpsc::Sender<Asked>,
+    journal: Reader,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+) {
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = std::sync::Arc::clone(&places).acquire_owned();
@@ -43,12 +53,12 @@ pub async fn serve(listener: Listener, requests: mpsc::Sender<Asked>, tasks: Tas
         };
         match accepted {
             Ok(stream) => {
-                let (requests, shutdown) = (requests.clone(), shutdown.clone());
+                let (requests, journal, shutdown) = (requests.clone(), journal.clone(), shutdown.clone());
                 tasks.spawn(async move {
                     tokio::select! {
                         // First what is answered already: with nothing left to stop, `kill` ends the supervisor at once.
                         biased;
-                        () = connection(stream, requests) => {}
+                        () = connection(stream, requests, journal) => {}
                         () = shutdown.cancelled() => {}
                     }
                     drop(place);
@@ -63,12 +73,15 @@ pub async fn serve(listener: Listener, requests: mpsc::Sender<Asked>, tasks: Tas
     }
 }
 
-async fn connection(mut stream: Stream, requests: mpsc::Sender<Asked>) {
+async fn connection(mut stream: Stream, requests: mpsc::Sender<Asked>, journal: Reader) {
     let request = match tokio::time::timeout(REQUEST_LIMIT, receive(&mut stream)).await {
         Ok(Ok(Some(request))) => request,
         Ok(Ok(None)) | Err(_) => return,
         Ok(Err(failure)) => return answer(&mut stream, &Response::Failed(failure)).await,
     };
+    if let Request::Events { after } = request {
+        return tell(&mut stream, journal, after).await;
+    }
     let is_kill = request == Request::Kill;
     let (reply, response) = oneshot::channel();
     if requests.send((request, reply)).await.is_err() {
@@ -87,6 +100,30 @@ async fn connection(mut stream: Stream, requests: mpsc::Sender<Asked>) {
     }
 }
 
+/// Tells what changes after a number, until the peer closes or takes nothing any more. Nothing is queued for it: it is as
+/// far as it is in the journal, and what it is too slow for is missing in its numbers.
+async fn tell(stream: &mut Stream, mut journal: Reader, after: Option<u64>) {
+    let mut next = journal.resume(after);
+    loop {
+        while next <= journal.latest() {
+            next = next.max(journal.resume(Some(0)));
+            if let Some(event) = journal.entry(next)
+                && !send(stream, &Response::Event(event), WATCHER_LIMIT).await
+            {
+                return;
+            }
+            next += 1;
+        }
+        let goes_on = tokio::select! {
+            goes_on = journal.written_after(next - 1) => goes_on,
+            () = gone(stream) => return,
+        };
+        if !goes_on {
+            return;
+        }
+    }
+}
+
 /// Ends when the peer has closed, or says more than its one request.
 async fn gone(stream: &mut Stream) {
     // Whatever comes, this connection is over.
@@ -100,6 +137,12 @@ async fn answer(stream: &mut Stream, response: &Response) {
     let Ok(frame) = frame else { return };
     // Whoever does not take its answer has gone or hangs; either way there is nobody to tell.
     let _ = tokio::time::timeout(ANSWER_LIMIT, stream.write_all(&frame)).await;
+}
+
+/// Sends one of several; false when the peer does not take it.
+async fn send(stream: &mut Stream, response: &Response, limit: Duration) -> bool {
+    let Ok(frame) = control::to_answer(response) else { return false };
+    matches!(tokio::time::timeout(limit, stream.write_all(&frame)).await, Ok(Ok(())))
 }
 
 /// One request; `None` when the peer closed without one.

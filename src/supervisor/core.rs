@@ -22,6 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use super::control::Response;
 use super::control_server::Asked;
+use super::journal::Journal;
+use super::ordering::Turns;
 use super::registry::{App, Entry, Process, Registry};
 use super::requests::Pending;
 use super::settings::Sections;
@@ -92,6 +94,8 @@ pub struct Core {
     pub keeper: KeeperLink,
     pub store: Store,
     pub state: state::State,
+    /// What changed last, for those who watch.
+    pub journal: Journal,
     pub globals: Globals,
     pub registry: Registry,
     pub wire: Wire,
@@ -109,6 +113,8 @@ pub struct Core {
     pub remembered: Option<Instant>,
     pub warnings: Vec<String>,
     pub pending: Vec<Pending>,
+    /// Starts and stops whose turn has not come.
+    pub turns: Turns,
     pub strays: VecDeque<KeeperExit>,
     /// Adopted while launching: whether they were let go is not known yet.
     pub unsure: Vec<(u32, Incarnation)>,
@@ -192,6 +198,7 @@ impl Core {
             Event::Deadline => self.deadlines().await,
             Event::Beat => self.beat().await,
         }
+        self.advance().await;
         // Each of these waits longer than the one before, so they cannot go round for ever.
         while let Some((id, incarnation)) = self.stillborn.pop() {
             self.live(id, Life::SpawnFailed(incarnation)).await;
@@ -216,10 +223,12 @@ impl Core {
         }
         self.commit(id);
         self.health_moved(id, &before).await;
+        self.tell_life(id, &before, event);
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
             // Its end is what is awaited; what it is told is the same as before a signal.
             Some(Action::Drain(incarnation)) => self.wire.announce_shutdown(id, incarnation.0).await,
+            Some(Action::Ask(incarnation)) => self.wire.announce_shutdown(id, incarnation.0).await,
             Some(Action::Signal(incarnation)) => self.signal(id, incarnation, spec.rules.kill_signal).await,
             Some(Action::Kill(_)) => self.kill(id),
             None => {}
@@ -285,6 +294,7 @@ impl Core {
 
     pub fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
+        self.tell("supervisor.warning", None, None, &warning);
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
@@ -310,9 +320,8 @@ impl Core {
             tracing::info!("everything ends");
         }
         let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
-        for id in ids {
-            self.live(id, Life::Stop).await;
-        }
+        self.queue_stops(&ids);
+        self.advance().await;
     }
 
     /// The exit code, once there is nothing left to wait for.
@@ -340,6 +349,7 @@ impl Core {
             Some(Exit::Signal(_)) if self.globals.ending => 0,
             Some(Exit::Signal(signal)) => 128 + signal as u8,
             Some(Exit::NotExecuted) => 127,
+            Some(Exit::OutOfMemory) => 128 + libc::SIGKILL as u8,
             Some(Exit::NeverStarted | Exit::Unknown) => 1,
         };
         self.registry.instances.values().map(code).find(|code| *code != 0).unwrap_or(0)

@@ -17,6 +17,8 @@ mod core;
 mod deaths;
 mod foreground;
 mod health;
+mod journal;
+mod ordering;
 mod registry;
 mod requests;
 mod settings;

@@ -3,6 +3,7 @@
 //! A start answers when every instance is online, or with the first reason why one is not. Nothing that runs is
 //! touched by a request that is refused.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +14,10 @@ use tokio::sync::oneshot;
 use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
-use super::deaths::describe;
 use super::registry::{App, Entry, Process};
 use crate::config::spec::{AppSpec, Settings};
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Trouble};
+use crate::lifecycle::{Cause, Event as Life, Exit, Instance, State, Then};
 use crate::process::{listen, sealed};
 use crate::snapshot::InstanceView;
 
@@ -45,7 +45,7 @@ enum Goal {
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
         let ending =
-            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Kill);
+            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Journal { .. } | Request::Kill);
         let answer = match request {
             _ if ending => Err(Failure::new("the supervisor is ending").hint("try again in a moment")),
             Request::Ping => Ok(Response::Pong(self.pong())),
@@ -65,8 +65,12 @@ impl Core {
             | Request::ReopenLogs { .. }
             | Request::FlushLogs { .. }
             | Request::Save
-            | Request::Resurrect
-            | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            | Request::Resurrect => Err(Failure::new("this supervisor cannot do that yet")),
+            // The control server answers it by itself.
+            Request::Events { .. } => Err(Failure::new("changes are told on a connection of their own")),
+            Request::Journal { instance, last } => {
+                Ok(Response::Journal(self.journal.reader().last(last as usize, instance)))
+            }
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
@@ -96,6 +100,7 @@ impl Core {
         origin: &Path,
     ) -> Result<Vec<(u32, Goal)>, Failure> {
         // Everything that can be refused is tried first, so that a refusal has changed nothing.
+        self.check_order(&apps)?;
         let mut bound = Vec::with_capacity(apps.len());
         for spec in &apps {
             bound.push(self.bind(spec)?);
@@ -112,6 +117,10 @@ impl Core {
                 }
             }
         }
+        let ids: Vec<u32> = goals.iter().map(|(id, _)| *id).collect();
+        let needed = self.needed_for(&ids);
+        self.queue_starts(&needed).await;
+        self.advance().await;
         // Also when a later app was refused: those before it run.
         self.reroute().await;
         refused.map_or(Ok(goals), Err)
@@ -144,6 +153,11 @@ impl Core {
 
     async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
         let known = self.registry.app_named(&spec.name).map(|app| (app.id, app.revision));
+        if let Some((id, _)) = known.filter(|_| spec.autostart) {
+            // Before the new spec is in force: should this supervisor die in between, its successor restarts the rest.
+            let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
+            self.queue_starts(&ids).await;
+        }
         let (id, revision) = known.map_or((self.globals.next_app, 1), |(id, revision)| (id, revision + 1));
         let bytes = herdwire_ipc::codec::encode(&spec)
             .map_err(|error| Failure::new(format!("app `{}` is too large to be kept", spec.name)).cause(error))?;
@@ -165,7 +179,10 @@ impl Core {
             self.forget_stored(&app);
             return Err(Failure::new("no more apps can be kept").cause(error));
         }
+        let name = app.spec.name.clone();
         self.registry.apps.insert(id, app);
+        let what = if known.is_some() { "app.changed" } else { "app.added" };
+        self.tell(what, Some(&name), None, format!("revision {revision}"));
         if let Some((_, before)) = known {
             self.store.forget(Name::new(Kind::Spec, id, before));
             for part in 0..old_listeners {
@@ -174,12 +191,9 @@ impl Core {
         }
         self.fit(id, wanted).await?;
         self.watch_triggers(id).await;
-        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
-        let mut goals = Vec::new();
-        for instance in ids.into_iter().filter(|_| autostart) {
-            goals.push((instance, self.goal_online(instance)));
-            self.live(instance, Life::Restart).await;
-        }
+        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).filter(|_| autostart).collect();
+        let goals = ids.iter().map(|instance| (*instance, self.goal_online(*instance))).collect();
+        self.queue_starts(&ids).await;
         Ok(goals)
     }
 
@@ -200,7 +214,7 @@ impl Core {
                 number: id,
                 app,
                 index: self.registry.free_index(app),
-                life: Instance::new(),
+                life: Instance::with_seed(id),
                 process: Process::None,
                 created_at_ms: clock::wall_ms(),
                 started_at_ms: 0,
@@ -225,18 +239,29 @@ impl Core {
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
         };
         let mut goals = Vec::new();
-        for id in ids {
+        for id in ids.iter().copied() {
             let goal = match event {
                 Life::Stop => Goal::Stopped,
                 _ => self.goal_online(id),
             };
-            let is_online = matches!(self.registry.instances[&id].life.state(), State::Online { .. });
+            let life = &self.registry.instances[&id].life;
+            let is_online = matches!(life.state(), State::Online { .. });
             if event == Life::Start && is_online {
                 continue;
             }
-            self.live(id, event).await;
+            match event {
+                Life::Stop => self.queue_stops(&[id]),
+                // It is on its way already, or comes back once it is gone.
+                Life::Start if life.has_process() => self.live(id, event).await,
+                _ => self.queue_starts(&[id]).await,
+            }
             goals.push((id, goal));
         }
+        if event != Life::Stop {
+            let needed = self.needed_for(&ids);
+            self.queue_starts(&needed).await;
+        }
+        self.advance().await;
         self.await_goals(goals, reply);
     }
 
@@ -248,10 +273,11 @@ impl Core {
         let goals = ids.iter().map(|id| (*id, Goal::Gone)).collect();
         let mut deleted = self.snapshot(false).await.instances;
         deleted.retain(|instance| ids.contains(&instance.id));
+        self.queue_stops(&ids);
         for id in ids {
-            self.live(id, Life::Stop).await;
             self.doom(id).await;
         }
+        self.advance().await;
         self.await_goals(goals, reply);
         if let Some(pending) = self.pending.last_mut() {
             pending.deleted = deleted;
@@ -293,6 +319,7 @@ impl Core {
         }
         self.forget_stored(&app);
         app.unlink_sockets();
+        self.tell("app.deleted", Some(&app.spec.name), None, "its last instance is gone");
     }
 
     fn forget_stored(&self, app: &App) {
@@ -326,11 +353,16 @@ impl Core {
     }
 
     fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
-        let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
-            let rules = &self.registry.app_of(entry).spec.rules;
-            rules.kill_timeout * 2 + rules.listen_timeout
-        });
-        let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
+        let apps: BTreeSet<u32> =
+            goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| entry.app).collect();
+        let specs = || apps.iter().map(|app| &self.registry.apps[app].spec);
+        let limits = specs().map(|spec| spec.rules.kill_timeout * 2 + spec.rules.listen_timeout);
+        // Those that wait for one another may take their times one after the other.
+        let limit = match specs().any(|spec| !spec.depends_on.is_empty()) {
+            true => limits.sum(),
+            false => limits.max().unwrap_or_default(),
+        };
+        let until = Instant::now() + limit + PATIENCE;
         self.pending.push(Pending { goals, deleted: Vec::new(), reply, until });
     }
 
@@ -403,6 +435,11 @@ impl Core {
 
     /// Why an instance that should come online has not, once that is known.
     fn failed(&self, entry: &Entry, before: u32) -> Option<Failure> {
+        if entry.life.is_queued() {
+            let because = self.waits_for(entry).filter(|_| self.waits_in_vain(entry))?;
+            let name = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
+            return Some(Failure::new(format!("instance {name} is not started: {because}")));
+        }
         if entry.life.incarnation().0 <= before {
             // Nothing has begun and nothing will: somebody else has asked for the opposite.
             let name = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
@@ -421,22 +458,16 @@ impl Core {
         }
         let app = self.registry.app_of(entry);
         let name = format!("{}:{}", app.spec.name, entry.id);
-        let why = match (entry.life.trouble(), entry.life.last_exit()) {
-            (Trouble::NotReady, _) => {
-                format!("did not say that it is ready within {:?}", app.spec.rules.listen_timeout)
-            }
-            (_, Some(exit)) => format!("ended: {}", describe(exit)),
-            (_, None) => "did not start".to_owned(),
-        };
+        let why = entry.life.account(&app.spec.rules).unwrap_or_else(|| "it did not start".to_owned());
         let paths = self.log_paths(entry);
-        let failure = Failure::new(format!("instance {name} {why}"));
+        let failure = Failure::new(format!("instance {name} did not come online: {why}"));
         let failure = entry.failure.iter().fold(failure, |failure, cause| failure.cause(cause));
         Some(failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display())))
     }
 
-    /// Whether it was to run once, has, and ended well: it may have been online for a moment only.
+    /// Whether it was to end by itself, has, and ended well: it may have been online for a moment only.
     fn is_done(&self, entry: &Entry) -> bool {
-        let once = !self.registry.app_of(entry).spec.rules.autorestart;
+        let once = !self.registry.app_of(entry).spec.rules.autorestart || entry.life.cause() == Cause::StopCode;
         let well = entry.life.last_exit() == Some(Exit::Code(0));
         once && well && entry.life.state() == State::Stopped
     }

@@ -21,6 +21,8 @@ mod bad_input;
 mod bridge;
 mod browser;
 mod cli;
+mod depends;
+mod events;
 mod foreground;
 mod front;
 mod groups;
