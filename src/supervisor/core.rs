@@ -285,8 +285,8 @@ impl Core {
             entry.alone = spec.instances == 1;
         }
         self.commit(id);
-        self.tell_life(id, &before, event);
         self.health_moved(id, &before).await;
+        self.tell_life(id, &before, event);
         self.heed_crash(id, event, before.state());
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
