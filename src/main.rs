@@ -3,7 +3,7 @@
 //! The keeper, the supervisor and the trampoline are this same program, named by the first argument. They must be told
 //! apart before a runtime, a thread or a signal disposition is touched, so nothing stands before the `match` below.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::process::ExitCode;
 
 use herdwire::cli::{self, Foreground, Outcome};
@@ -24,18 +24,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// The keeper, started by a command line: detaches, takes the home's lock, starts the supervisor.
+/// The keeper, started by a command line: detaches, takes the home's lock, starts the supervisor. Or started by what was
+/// keeper or supervisor until now, with the number of what that left.
 fn role_keeper() -> ExitCode {
+    let left = std::env::args_os().nth(2).and_then(|number| number.to_str()?.parse().ok());
     match Home::from_environment() {
-        Ok(home) => keep(KeeperOptions::new(home.path().to_owned())),
+        Ok(home) => keep(KeeperOptions { left, ..KeeperOptions::new(home.path().to_owned()) }),
         Err(error) => unusable(&error),
     }
 }
 
-/// The keeper in the foreground, for `herdwire run`: keeps its stdio and hands the request to the supervisor.
-fn role_keeper_foreground(Foreground { home, request }: Foreground) -> ExitCode {
+/// The keeper in the foreground, for `herdwire run` and for units: keeps its stdio and hands the request to the supervisor.
+fn role_keeper_foreground(Foreground { home, request, serves }: Foreground) -> ExitCode {
     let stored = vec![(Name::new(Kind::Run, 0, 0), request)];
-    keep(KeeperOptions { foreground: true, stored, ..KeeperOptions::new(home.path().to_owned()) })
+    let mut options = KeeperOptions { foreground: true, stored, ..KeeperOptions::new(home.path().to_owned()) };
+    if serves {
+        let word = CString::new(herdwire::supervisor::SERVE).expect("it is a word without NUL");
+        options.supervisor.arguments.push(word);
+    }
+    keep(options)
 }
 
 fn keep(options: KeeperOptions) -> ExitCode {

@@ -41,6 +41,9 @@ pub struct SupervisorView {
     pub store_limit: u32,
     /// What an operator should know, as sentences: a default port that was taken, a section that was ignored.
     pub warnings: Vec<String>,
+    /// Datagrams on `NOTIFY_SOCKET` that came from no instance, or were too long.
+    #[serde(default)]
+    pub notifications_ignored: u64,
 }
 
 /// pm2's status words.
@@ -115,8 +118,29 @@ pub struct InstanceView {
     pub listen: Vec<String>,
     /// Its place in the herd's wire; `None` until it says hello.
     pub slot: Option<u16>,
+    /// What it says and shows of itself.
+    #[serde(default)]
+    pub health: HealthView,
     /// The app's environment, only where the request asks for it.
     pub env: Option<BTreeMap<String, String>>,
+}
+
+/// What an instance says and shows of itself. Empty where nothing asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthView {
+    /// Its own words, `STATUS=` of `sd_notify`, made fit for a terminal.
+    pub status: Option<String>,
+    /// The process that it calls its main one (`MAINPID=`), if that is another.
+    pub main_pid: Option<u32>,
+    /// Why its probe failed last, until it succeeds.
+    pub probe: Option<String>,
+    /// What it uses with all its processes, looked at where `max_memory_restart` is set.
+    pub group_memory_bytes: Option<u64>,
+    /// When `cron_restart` is due next, in ms since 1970.
+    pub next_restart_ms: Option<u64>,
+    /// What a watched file or the clock did last.
+    pub last_trigger: Option<String>,
 }
 
 /// How a process ended.

@@ -61,6 +61,17 @@ pub enum Verb {
     /// Show the last lines of logs; -f follows them
     #[command(alias = "log")]
     Logs(LogsOptions),
+    /// Empty logs; those that were put aside stay
+    Flush {
+        /// Names, ids, or `all` [default: all]
+        select: Vec<String>,
+    },
+    /// Open logs anew, after something else has moved them
+    #[command(name = "reloadLogs", alias = "reload-logs")]
+    ReloadLogs {
+        /// Names, ids, or `all` [default: all]
+        select: Vec<String>,
+    },
     /// Stop instances; they stay in the list
     Stop {
         /// Names, ids, or `all`
@@ -96,6 +107,29 @@ pub enum Verb {
     },
     /// End all instances and the supervisor
     Kill,
+    /// Write down what runs, for `resurrect`; it is written by itself, too
+    #[command(alias = "dump")]
+    Save {
+        /// Also when nothing runs, which forgets what was written down
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Start again what was written down and does not run
+    Resurrect {
+        /// Stay in the foreground as the keeper, for units and containers
+        #[arg(long)]
+        no_daemon: bool,
+    },
+    /// Have everything started again when the machine starts
+    Startup(StartupOptions),
+    /// Undo `startup`
+    Unstartup(StartupOptions),
+    /// Replace the supervisor by another release, touching no instance
+    #[command(after_help = UPGRADE_HELP)]
+    Upgrade {
+        /// A `herdwire` binary [default: what is installed now where the running one was started from]
+        binary: Option<PathBuf>,
+    },
     /// Ask whether the supervisor answers
     Ping {
         /// As JSON
@@ -116,6 +150,10 @@ The first new instance is tried alone; when it stays ready for `min_ready` its p
 goes, and the others follow. One that fails ends the reload: the old instances serve on.
 
 Exit codes: 0 all is replaced, 2 it cannot work and nothing was touched, 3 it failed and was taken back.";
+
+const UPGRADE_HELP: &str = "\
+The new supervisor starts beside the old one and must prove that it can go on before the old one lets go. Whatever goes
+wrong, the old one serves on, and this says why. Exit codes: 0 when the new one serves, else 1.";
 
 const RUN_HELP: &str = "\
 Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed
@@ -190,6 +228,31 @@ impl StartOptions {
     }
 }
 
+#[derive(Debug, Default, Args)]
+pub struct StartupOptions {
+    /// The init system: systemd is the one that is known
+    #[arg(default_value = "systemd", value_parser = ["systemd"])]
+    pub platform: String,
+    /// Whose apps they are [default: yours]
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// That user's home folder [default: as the system says]
+    #[arg(long, value_name = "DIR")]
+    pub hp: Option<std::path::PathBuf>,
+    /// Name of the unit [default: herdwire-USER]
+    #[arg(long, value_name = "NAME")]
+    pub service_name: Option<String>,
+    /// Only print the unit
+    #[arg(long)]
+    pub print: bool,
+    /// Write over a unit that is another
+    #[arg(long)]
+    pub force: bool,
+    /// Where units lie
+    #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system", hide = true)]
+    pub unit_dir: std::path::PathBuf,
+}
+
 #[derive(Debug, Args)]
 pub struct ApplyArguments {
     /// A herdwire.toml
@@ -236,8 +299,26 @@ pub struct LogsOptions {
     #[arg(long)]
     pub out: bool,
     /// The lines as they are, without a name before them
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json", "format"])]
     pub raw: bool,
+    /// One JSON object a line
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// `timestamp=... app=... id=N type=out message=...`
+    #[arg(long)]
+    pub format: bool,
+    /// When each line was written, by a pattern like YYYY-MM-DD HH:mm:ss.SSS
+    #[arg(long, visible_alias = "timestamps", value_name = "PATTERN", num_args = 0..=1, default_missing_value = crate::logs::PLAIN)]
+    pub timestamp: Option<String>,
+    /// Only what was written since: 10m ago, or a moment
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only what was written until then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only lines with this in them
+    #[arg(long, value_name = "TEXT")]
+    pub grep: Option<String>,
     /// Do not follow (pm2's option; not following is the default here)
     #[arg(long, hide = true, conflicts_with = "follow")]
     pub nostream: bool,

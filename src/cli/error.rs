@@ -32,6 +32,10 @@ pub enum CliError {
     Unusable(ConfigError),
     #[error("a supervisor is running in `{}` already", home.display())]
     AlreadyRunning { home: PathBuf },
+    #[error("nothing runs, so there is nothing to save")]
+    Empty,
+    #[error(transparent)]
+    Startup(#[from] super::startup::StartupError),
     #[error("the supervisor answered something else than was asked")]
     OddAnswer,
     #[error("cannot {what}")]
@@ -119,6 +123,8 @@ impl CliError {
             CliError::AlreadyRunning { .. } => {
                 Some("`herdwire kill` ends it; or set HERDWIRE_HOME to another folder".into())
             }
+            CliError::Empty => Some("`--force` saves an empty list, which forgets what was saved".into()),
+            CliError::Startup(error) => error.hint(),
             CliError::OddAnswer | CliError::System { .. } | CliError::Output(_) => None,
         }
     }

@@ -19,8 +19,10 @@ use crate::supervisor::control::Request;
 #[derive(Debug)]
 pub struct Foreground {
     pub home: Home,
-    /// A sealed memfd that holds one [`Request::Start`] by the codec, without a header.
+    /// A sealed memfd that holds one [`Request`] by the codec, without a header.
     pub request: OwnedFd,
+    /// Whether it serves until it is told to end, instead of ending with its apps.
+    pub serves: bool,
 }
 
 /// Resolves the file and prepares the hand-over.
@@ -32,10 +34,11 @@ pub fn prepare(client: &Client, file: &Path) -> Result<Foreground, CliError> {
     }
     let resolved = loaded.resolved;
     let request = seal(&start::request(resolved.apps, resolved.settings, loaded.origin))?;
-    Ok(Foreground { home: client.home().clone(), request })
+    Ok(Foreground { home: client.home().clone(), request, serves: false })
 }
 
-fn seal(request: &Request) -> Result<OwnedFd, CliError> {
+/// A request, as the keeper takes it.
+pub fn seal(request: &Request) -> Result<OwnedFd, CliError> {
     let bytes = codec::encode(request).map_err(|_| ClientError::TooMuch)?;
     sealed::create("herdwire-run", &bytes)
         .map_err(|source| CliError::System { what: "hand the apps to the keeper", source })

@@ -79,6 +79,7 @@ pub fn snapshot() -> Snapshot {
             store_used: 0,
             store_limit: 0,
             warnings: Vec::new(),
+            notifications_ignored: 0,
         },
         instances: vec![first, second, third],
         herds: Vec::new(),
@@ -120,6 +121,7 @@ fn instance(id: u32, app: &str) -> InstanceView {
         max_restarts: 16,
         listen: Vec::new(),
         slot: None,
+        health: Default::default(),
         env: None,
     }
 }

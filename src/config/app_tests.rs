@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::spec::*;
+use super::testing;
 use super::tests::World;
 
 const MS: Duration = Duration::from_millis(1);
@@ -401,4 +404,12 @@ fn somebody_elses_app_needs_a_supervisor_of_root() {
     };
     assert_eq!(warnings(0), Vec::<String>::new());
     assert_eq!(warnings(1000), ["app `server`: it is to run as user `root`, which only a supervisor of root can do"]);
+}
+
+proptest! {
+    #[test]
+    fn a_spec_comes_out_of_the_store_as_it_went_in(spec in testing::any_spec()) {
+        let bytes = herdwire_ipc::codec::encode(&spec).unwrap();
+        prop_assert_eq!(herdwire_ipc::codec::decode::<AppSpec>(&bytes).unwrap(), spec);
+    }
 }

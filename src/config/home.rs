@@ -180,6 +180,11 @@ impl Home {
         self.path.join("herdwire.toml")
     }
 
+    /// What runs and is to be started again after a restart of the machine.
+    pub fn saved(&self) -> PathBuf {
+        self.path.join("saved")
+    }
+
     /// The home's number, made up at the first call and the same ever after.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! - Every wait has an end: each state that waits carries its deadline, and [`Instance::deadline`] reads it off.
 //! - A process that was asked to stop is killed at `kill_timeout`, and again, until its exit is known.
 
+mod found;
 mod record;
 
 use std::time::Duration;

@@ -129,16 +129,16 @@ impl Family<'_> {
 
 /// What /proc says of a process.
 #[derive(Debug, Clone, Copy)]
-struct Process {
-    pid: u32,
-    parent: u32,
-    session: u32,
-    started: u64,
-    ended: bool,
+pub(super) struct Process {
+    pub pid: u32,
+    pub parent: u32,
+    pub session: u32,
+    pub started: u64,
+    pub ended: bool,
 }
 
 impl Process {
-    fn read(pid: u32) -> Option<Process> {
+    pub fn read(pid: u32) -> Option<Process> {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         // The name in parentheses may hold anything, further parentheses and newlines included.
         let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
@@ -154,14 +154,14 @@ impl Process {
     }
 
     /// Sends a signal, if the number still means this process once it is held by a descriptor.
-    fn signal(&self, signal: i32) -> Option<Pidfd> {
+    pub fn signal(&self, signal: i32) -> Option<Pidfd> {
         let handle = Pidfd::open(self.pid).ok()?;
         let same = Process::read(self.pid).is_some_and(|now| now.started == self.started);
         (same && handle.signal(signal).is_ok()).then_some(handle)
     }
 }
 
-fn all() -> impl Iterator<Item = Process> {
+pub(super) fn all() -> impl Iterator<Item = Process> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()

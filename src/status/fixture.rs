@@ -22,6 +22,7 @@ pub fn empty() -> Snapshot {
             store_used: 5,
             store_limit: 4096,
             warnings: Vec::new(),
+            notifications_ignored: 0,
         },
         instances: Vec::new(),
         herds: Vec::new(),
@@ -135,6 +136,7 @@ fn instance(id: u32, app: &str, herd: &str, index: u32, instances: u32) -> Insta
         max_restarts: 16,
         listen: Vec::new(),
         slot: Some(index as u16 + 1),
+        health: Default::default(),
         env: None,
     }
 }

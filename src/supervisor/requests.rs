@@ -53,9 +53,12 @@ pub(super) enum Goal {
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
-        let ending =
-            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Kill);
+        let looks = matches!(request, Request::Ping | Request::Snapshot { .. });
+        let ending = self.globals.ending && !looks && request != Request::Kill;
         let answer = match request {
+            _ if self.freezing.is_some() && !looks => {
+                Err(Failure::new("the supervisor is being replaced").hint("ask again in a moment"))
+            }
             _ if ending => Err(Failure::new("the supervisor is ending").hint("try again in a moment")),
             Request::Ping => Ok(Response::Pong(self.pong())),
             Request::Snapshot { env } => Ok(Response::Snapshot(Box::new(self.snapshot(env).await))),
@@ -68,17 +71,18 @@ impl Core {
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
             Request::Reload { select, apps, options } => return self.reload(&select, apps, options, reply).await,
+            Request::Save => return self.save(reply).await,
+            Request::Resurrect => return self.resurrect(reply).await,
             Request::Scale { app, to } => return self.scale(&app, to, reply).await,
             Request::Apply { apps, settings, origin, prune, dry } => {
                 let asked = applying::Asked { apps, settings, origin: &origin, prune, dry };
                 return self.apply_specs(asked, reply).await;
             }
-            Request::Upgrade { .. }
-            | Request::ReopenLogs { .. }
-            | Request::FlushLogs { .. }
-            | Request::Save
-            | Request::Resurrect
-            | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            // Comes another way (`Event::Upgrade`): its answer outlives this loop.
+            Request::Upgrade { .. } => Err(Failure::new("this is not the way to ask for an upgrade")),
+            Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            Request::ReopenLogs { select } => self.reopen_logs(&select).await,
+            Request::FlushLogs { select } => self.flush_logs(&select).await,
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
@@ -152,7 +156,25 @@ impl Core {
     }
 
     pub(super) async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
-        let (wanted, autostart) = (spec.instances, spec.autostart);
+        let autostart = spec.autostart;
+        let id = self.take_app(spec, listeners).await?;
+        if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
+            // Should this supervisor die in between, its successor restarts the rest.
+            app.base = app.revision;
+            self.commit_app(id);
+        }
+        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
+        let mut goals = Vec::new();
+        for instance in ids.into_iter().filter(|_| autostart) {
+            goals.push((instance, self.goal_online(instance)));
+            self.live(instance, Life::Restart).await;
+        }
+        Ok(goals)
+    }
+
+    /// Keeps an app, or its new spec, and makes as many instances of it as it wants; none is started.
+    pub(super) async fn take_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
+        let wanted = spec.instances;
         let id = match self.registry.app_named(&spec.name).map(|app| app.id) {
             Some(id) => {
                 self.abort_deployment(id, "start").await;
@@ -161,19 +183,9 @@ impl Core {
             }
             None => self.add_app(spec, listeners)?,
         };
-        if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
-            // Should this supervisor die in between, its successor restarts the rest.
-            app.base = app.revision;
-            self.commit_app(id);
-        }
         self.fit(id, wanted).await?;
-        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
-        let mut goals = Vec::new();
-        for instance in ids.into_iter().filter(|_| autostart) {
-            goals.push((instance, self.goal_online(instance)));
-            self.live(instance, Life::Restart).await;
-        }
-        Ok(goals)
+        self.watch_triggers(id).await;
+        Ok(id)
     }
 
     fn add_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
@@ -268,15 +280,12 @@ impl Core {
             self.doom(*id).await;
         }
         for _ in ids.len()..wanted as usize {
-            // The number first: it must not be given twice, whatever happens between the two commits.
-            let id = self.globals.next_instance;
-            self.globals.next_instance += 1;
-            self.commit_globals();
+            let (id, number) = self.number_instance();
             let of = &self.registry.apps[&app];
             let (revision, alone) = (of.revision, of.spec.instances == 1);
             let entry = Entry {
                 id,
-                number: id,
+                number,
                 app,
                 index: self.registry.free_index(app),
                 life: Instance::new(),
@@ -368,6 +377,7 @@ impl Core {
             self.wire.forget(*id).await;
             if self.registry.instances_of(*app).next().is_none() {
                 self.forget_app(*app);
+                self.watchers.triggers.forget(*app).await;
             }
         }
         if !ids.is_empty() {
@@ -424,7 +434,7 @@ impl Core {
 
     // --- answers ---
 
-    fn goal_online(&self, id: u32) -> Goal {
+    pub(super) fn goal_online(&self, id: u32) -> Goal {
         let life = &self.registry.instances[&id].life;
         // One that is being stopped or restarted gets a process after this one.
         Goal::OnlineAfter(life.incarnation().0)
@@ -495,7 +505,8 @@ impl Core {
             tracing::error!("{}", failure.what);
             failure.cause.iter().for_each(|cause| tracing::error!("cause: {cause}"));
             failure.hint.iter().for_each(|hint| tracing::error!("hint:  {hint}"));
-            self.run_failed = true;
+            // A supervisor that a unit starts stays, whatever could not be brought back.
+            self.run_failed = self.foreground.is_some();
         }
     }
 

@@ -22,18 +22,26 @@ use crate::relay::{Message, Origin, Relay, Topic};
 use crate::status;
 
 /// One section and the file that it came from.
-#[derive(Clone, Serialize, Deserialize)]
-struct Owned<T> {
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Owned<T> {
     value: T,
     origin: PathBuf,
 }
 
-/// What lies sealed in the store.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct Kept {
+/// What lies sealed in the store, and on disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
     redis: Option<Owned<RedisSettings>>,
     front: Option<Owned<FrontSettings>>,
     status: Option<Owned<StatusSettings>>,
+}
+
+/// Whether sections that were kept can be read.
+///
+/// # Errors
+/// They are of a release that this one does not understand.
+pub fn understand(bytes: &[u8]) -> Result<(), herdwire_ipc::codec::CodecError> {
+    herdwire_ipc::codec::decode::<Kept>(bytes).map(drop)
 }
 
 /// The sections in force and what runs because of them.
@@ -53,6 +61,12 @@ struct StatusServer {
     stop: tokio_util::sync::CancellationToken,
 }
 
+impl Kept {
+    pub fn is_empty(&self) -> bool {
+        *self == Kept::default()
+    }
+}
+
 impl Sections {
     pub fn new(
         arrivals: tokio::sync::mpsc::Sender<(Origin, Message)>,
@@ -64,6 +78,11 @@ impl Sections {
 
     pub fn status_address(&self) -> Option<SocketAddr> {
         self.status.as_ref().map(|server| server.address)
+    }
+
+    /// The sections in force.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     pub fn bridge(&self) -> Option<&Bridge> {
@@ -109,6 +128,21 @@ impl Core {
         }
         if redis {
             self.start_bridge();
+        }
+        Ok(())
+    }
+
+    /// Takes the sections over that were in force before, each as its own file's.
+    pub(super) async fn apply_kept(&mut self, kept: Kept) -> Result<(), Failure> {
+        let Kept { redis, front, status } = kept;
+        if let Some(Owned { value, origin }) = redis {
+            self.apply_settings(Settings { redis: Some(value), ..Settings::default() }, &origin).await?;
+        }
+        if let Some(Owned { value, origin }) = front {
+            self.apply_settings(Settings { front: Some(value), ..Settings::default() }, &origin).await?;
+        }
+        if let Some(Owned { value, origin }) = status {
+            self.apply_settings(Settings { status: Some(value), ..Settings::default() }, &origin).await?;
         }
         Ok(())
     }

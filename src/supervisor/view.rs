@@ -57,7 +57,8 @@ impl Core {
             status_address: self.sections.status_address(),
             store_used: self.stored(),
             store_limit: self.store_limit,
-            warnings: self.warnings.iter().cloned().chain(self.bridge_trouble()).collect(),
+            warnings: self.warnings.iter().cloned().chain(self.bridge_trouble()).chain(self.what_waits()).collect(),
+            notifications_ignored: self.watchers.senses.board().ignored(),
         }
     }
 
@@ -73,8 +74,8 @@ impl Core {
     pub(super) fn stored(&self) -> u32 {
         let per_instance = self.registry.instances.values().filter(|entry| entry.life.has_process()).count() * 6;
         let per_app: usize = self.registry.apps.values().map(|app| 1 + app.listeners.len()).sum();
-        // State, control, status, settings.
-        (per_instance + per_app + 4) as u32
+        // State, control, status, settings, notify.
+        (per_instance + per_app + 5) as u32
     }
 
     fn instance(&self, entry: &Entry, usage: Option<Usage>, env: bool) -> InstanceView {
@@ -118,6 +119,7 @@ impl Core {
             max_restarts: spec.rules.max_restarts,
             listen: listening(spec, self.registry.listeners_of(entry)),
             slot: None,
+            health: self.health_view(entry),
             env: env.then(|| spec.env.clone()),
         }
     }

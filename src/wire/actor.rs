@@ -130,6 +130,7 @@ impl Actor {
             }
             // Whoever asked may have gone meanwhile.
             Command::Look(reply) => drop(reply.send(self.herds.values_mut().map(Herd::view).collect())),
+            Command::Beats(reply) => drop(reply.send(self.herds.values().flat_map(Herd::beats).collect())),
             Command::Frame(frame) => self.frame(frame),
         }
     }

@@ -79,6 +79,7 @@ enum Command {
         told: Option<oneshot::Sender<bool>>,
     },
     Look(oneshot::Sender<Vec<HerdView>>),
+    Beats(oneshot::Sender<Vec<(u32, u32, u64)>>),
     /// A frame that came over a link, or its end.
     Frame(link::Frame),
 }
@@ -152,6 +153,14 @@ impl Wire {
     pub async fn look(&self) -> Vec<HerdView> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Look(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// What running participants show of their life: instance, incarnation, and a number that moves while its process does
+    /// (about once a second). It stands in memory that the participant alone writes, so only that it moves means something.
+    pub async fn beats(&self) -> Vec<(u32, u32, u64)> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Beats(reply)).await;
         answer.await.unwrap_or_default()
     }
 

@@ -17,6 +17,8 @@ mod puppets;
 mod redis;
 #[path = "../support/sessions.rs"]
 mod sessions;
+#[path = "../support/survivors.rs"]
+mod survivors;
 
 mod adoption;
 mod apply;
@@ -24,14 +26,26 @@ mod bad_input;
 mod bridge;
 mod browser;
 mod cli;
+mod config;
 mod foreground;
 mod front;
+mod groups;
+mod health;
+mod keeper_death;
 mod leftovers;
 mod lifecycle;
 mod listeners;
 mod logs;
+mod logs_kept;
+mod process;
+mod ready;
 mod reload;
+mod rescue;
+mod resurrect;
 mod scale;
 mod start;
+mod startup;
 mod status;
+mod triggers;
+mod upgrade;
 mod wire;

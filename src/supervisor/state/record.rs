@@ -39,6 +39,13 @@ pub struct AppRecord {
     pub deployment: [u8; DEPLOYMENT_BYTES],
 }
 
+impl AppRecord {
+    /// An app that has had no other release since.
+    pub fn new(id: u32, revision: u32) -> AppRecord {
+        AppRecord { id, revision, newest: revision, ..AppRecord::default() }
+    }
+}
+
 impl Default for AppRecord {
     fn default() -> AppRecord {
         AppRecord { id: 0, revision: 0, newest: 0, base: 0, deployment: [0; DEPLOYMENT_BYTES] }

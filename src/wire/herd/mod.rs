@@ -191,6 +191,12 @@ impl Herd {
         })
     }
 
+    /// Instance, incarnation and beat of everybody who runs.
+    pub(super) fn beats(&self) -> impl Iterator<Item = (u32, u32, u64)> {
+        let running = self.seats.values().filter(|seat| seat.is_running());
+        running.filter_map(|seat| Some((seat.instance, seat.outbox.incarnation, self.control.last_beat(seat.slot)?)))
+    }
+
     /// Sits everybody down again whom the directory and the store know.
     fn seat_inherited(&mut self, outboxes: BTreeMap<(Slot, u32), (OwnedFd, OwnedFd)>, around: &Surroundings) {
         for ((slot, incarnation), (memory, bell)) in outboxes {

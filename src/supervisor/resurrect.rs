@@ -1,0 +1,233 @@
+//! Back from what was written down: by `herdwire resurrect`, or because keeper and supervisor died together.
+//!
+//! An app comes back as it was: its spec, its instances' numbers where they are free, what was stopped stays stopped.
+//! What cannot come back keeps waiting, and is said.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::control::{Failure, Response};
+use super::core::Core;
+use super::requests::Goal;
+use super::saved::{Aftermath, Document, SavedApp, SavedInstance, files};
+use crate::config::spec::Rules;
+use crate::lifecycle::Event as Life;
+use crate::process::{self, Ended};
+
+/// How long the processes of a herd whose supervisor has died may take to end.
+const ORPHANS_LIMIT: Duration = Duration::from_secs(30);
+/// Between two signs of life to the keeper meanwhile.
+const BEAT: Duration = Duration::from_secs(1);
+/// The highest number that is given again: far below where the counting ends.
+const MAX_NUMBER: u32 = 1 << 30;
+
+impl Core {
+    /// Reads what was written down, once, as a supervisor begins; `is_first`: it inherited nothing.
+    pub(super) async fn read_saved(&mut self, is_first: bool) {
+        if self.saving.is_off() {
+            return;
+        }
+        let Some(document) = self.find_saved() else { return };
+        if !is_first {
+            // What runs is known from the state; what waited is not.
+            if self.globals.ending {
+                return self.saving.go_on_ending(document);
+            }
+            self.saving.settings = document.settings;
+            self.saving.waiting = document.apps.into_iter().filter(|app| app.waiting).collect();
+            return;
+        }
+        match document.aftermath(&self.saving.here) {
+            Aftermath::Waits => self.wait_for_resurrect(document),
+            Aftermath::Clear => {
+                self.end_orphans(&document).await;
+                self.wait_for_resurrect(document);
+            }
+            Aftermath::Restore => {
+                let ended = self.end_orphans(&document).await;
+                self.restore(document, ended).await;
+            }
+        }
+    }
+
+    fn find_saved(&mut self) -> Option<Document> {
+        let found = files::read(&self.home.saved());
+        for (path, why) in found.refused {
+            let aside = match files::put_aside(&path) {
+                Ok(aside) => format!("it is now {}", aside.display()),
+                Err(error) => format!("it cannot be put aside: {error}"),
+            };
+            self.warn(format!("{} cannot be used: {why}; {aside}", path.display()));
+        }
+        found.document
+    }
+
+    fn wait_for_resurrect(&mut self, document: Document) {
+        self.saving.settings = document.settings;
+        self.saving.waiting = document.apps.into_iter().map(|app| SavedApp { waiting: true, ..app }).collect();
+    }
+
+    /// Ends what is left of a herd whose keeper and supervisor have died, without missing a beat.
+    async fn end_orphans(&mut self, document: &Document) -> Ended {
+        let marks = vec![format!("HERDWIRE_HOME={}", document.home), format!("HERDWIRE_NODE={}", document.node)];
+        let rules = |app: &SavedApp| (app.spec.name.clone(), (app.spec.rules.kill_signal, app.spec.rules.kill_timeout));
+        let known: Vec<(String, (i32, Duration))> = document.apps.iter().map(rules).collect();
+        let ask = move |environment: &[u8]| {
+            let default = Rules::default();
+            let name = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"HERDWIRE_NAME="));
+            let known = known.iter().find(|(app, _)| Some(app.as_bytes()) == name);
+            known.map_or((default.kill_signal, default.kill_timeout), |(_, manners)| *manners)
+        };
+        let mut search = tokio::task::spawn_blocking(move || process::end_orphans(&marks, ask, ORPHANS_LIMIT));
+        loop {
+            tokio::select! {
+                ended = &mut search => match ended {
+                    Ok(ended) => return ended,
+                    Err(error) => {
+                        tracing::error!("the search for orphans has failed: {error}");
+                        return Ended::default();
+                    }
+                },
+                () = tokio::time::sleep(BEAT) => {
+                    if let Err(error) = self.keeper.alive() {
+                        tracing::warn!("the keeper does not hear us: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts everything again that was running.
+    async fn restore(&mut self, document: Document, ended: Ended) {
+        let (waiting, apps): (Vec<_>, Vec<_>) = document.apps.into_iter().partition(|app| app.waiting);
+        self.saving.settings = document.settings;
+        self.saving.waiting = waiting;
+        if apps.is_empty() && ended.found == 0 {
+            return;
+        }
+        let ran = |app: &&SavedApp| app.instances.iter().any(|instance| instance.running);
+        let names: Vec<String> = apps.iter().filter(ran).map(|app| app.spec.name.clone()).collect();
+        let (_, refused) = self.bring_back(apps).await;
+        let left = match ended {
+            Ended { found: 0, .. } => "nothing of them was left".to_owned(),
+            Ended { found, killed, clean: true } => format!("{found} processes of them were ended, {killed} by force"),
+            Ended { found, .. } => format!("{found} processes of them were found, and some cannot be ended"),
+        };
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        self.warn(format!(
+            "keeper and supervisor had died while apps ran: {left}; what ran was started again: {names}"
+        ));
+        for failure in refused {
+            self.warn(failure);
+        }
+    }
+
+    /// `herdwire resurrect`: brings back what waits.
+    pub(super) async fn resurrect(&mut self, reply: oneshot::Sender<Response>) {
+        let waiting = std::mem::take(&mut self.saving.waiting);
+        if waiting.is_empty() && self.registry.apps.is_empty() {
+            let failure = Failure::new(format!("nothing is saved in `{}`", self.home.saved().display()))
+                .hint("what runs is saved by itself, and by `herdwire save`");
+            // Whoever asked may have gone meanwhile.
+            return drop(reply.send(Response::Failed(failure)));
+        }
+        let (goals, refused) = self.bring_back(waiting).await;
+        if refused.is_empty() {
+            return self.await_goals(goals, reply);
+        }
+        let failure = Failure::new(refused.join("; "))
+            .hint("the others are started; `herdwire resurrect` tries again what is not");
+        // Whoever asked may have gone meanwhile.
+        let _ = reply.send(Response::Failed(failure));
+    }
+
+    /// Brings apps back, with the sections that were in force; and says which of them cannot be.
+    async fn bring_back(&mut self, apps: Vec<SavedApp>) -> (Vec<(u32, Goal)>, Vec<String>) {
+        let settings = std::mem::take(&mut self.saving.settings);
+        let mut refused: Vec<String> = Vec::new();
+        if let Err(failure) = self.apply_kept(settings).await {
+            refused.push(sentence(failure));
+        }
+        self.reserve_numbers(&apps);
+        let mut goals = Vec::new();
+        for app in apps {
+            // Started by somebody meanwhile: that one counts.
+            if self.registry.app_named(&app.spec.name).is_some() {
+                continue;
+            }
+            match self.bring_back_one(&app).await {
+                Ok(more) => goals.extend(more),
+                Err(failure) => {
+                    refused.push(format!("app `{}` is not back: {}", app.spec.name, sentence(failure)));
+                    self.saving.waiting.push(SavedApp { waiting: true, ..app });
+                }
+            }
+        }
+        self.reroute().await;
+        (goals, refused)
+    }
+
+    /// Numbers from here on are for those that had them: none is given to another meanwhile.
+    fn reserve_numbers(&mut self, apps: &[SavedApp]) {
+        let numbers = apps.iter().flat_map(|app| &app.instances).map(|instance| instance.number);
+        let above = numbers.filter(|number| *number < MAX_NUMBER).max().map_or(0, |number| number + 1);
+        self.saving.fresh = self.globals.next_instance..above.max(self.globals.next_instance);
+        if above > self.globals.next_instance {
+            self.globals.next_instance = above;
+            self.commit_globals();
+        }
+    }
+
+    async fn bring_back_one(&mut self, app: &SavedApp) -> Result<Vec<(u32, Goal)>, Failure> {
+        let mut instances: Vec<SavedInstance> = app.instances.clone();
+        instances.sort_by_key(|instance| instance.index);
+        instances.truncate(app.spec.instances as usize);
+        let listeners = self.bind(&app.spec)?;
+        // They are taken from the end.
+        self.saving.claims = instances.iter().rev().map(|instance| instance.number).collect();
+        let added = self.take_app(app.spec.clone(), listeners).await;
+        self.saving.claims.clear();
+        let id = added?;
+        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
+        let mut in_order: Vec<(u32, u32)> = ids.iter().map(|id| (self.registry.instances[id].index, *id)).collect();
+        in_order.sort_unstable();
+        let mut goals = Vec::new();
+        for (at, (_, id)) in in_order.into_iter().enumerate() {
+            // One more than were written down: it is as the app says.
+            if instances.get(at).map_or(app.spec.autostart, |instance| instance.running) {
+                goals.push((id, self.goal_online(id)));
+                self.live(id, Life::Start).await;
+            }
+        }
+        Ok(goals)
+    }
+
+    /// The id of a new instance and the number that users know it by: the one that it had, where that is free.
+    pub(super) fn number_instance(&mut self) -> (u32, u32) {
+        let claim = self.saving.claims.pop().filter(|number| *number < MAX_NUMBER);
+        let is_free = |number: &u32| {
+            !self.registry.instances.contains_key(number)
+                && self.registry.instances.values().all(|entry| entry.number != *number)
+        };
+        let claim = claim.filter(is_free);
+        match claim {
+            // Reserved, so never given as an id before.
+            Some(number) if self.saving.fresh.contains(&number) => (number, number),
+            claim => {
+                // The number first: it must not be given twice, whatever happens between the two commits.
+                let id = self.globals.next_instance;
+                self.globals.next_instance += 1;
+                self.commit_globals();
+                (id, claim.unwrap_or(id))
+            }
+        }
+    }
+}
+
+fn sentence(failure: Failure) -> String {
+    match failure.cause {
+        Some(cause) => format!("{}: {cause}", failure.what),
+        None => failure.what,
+    }
+}
