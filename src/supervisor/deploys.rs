@@ -89,6 +89,7 @@ impl Core {
         let mut begun = Vec::with_capacity(prepared.len());
         for (id, spec, listeners, policy) in prepared {
             self.begin_deployment(id, spec, listeners, policy)?;
+            self.watch_triggers(id).await;
             begun.push(id);
         }
         self.reroute().await;
@@ -113,7 +114,7 @@ impl Core {
     /// An app has one deployment at a time.
     pub(super) fn refuse_deploying(&self, id: u32) -> Result<(), Failure> {
         let app = &self.registry.apps[&id];
-        match app.deployment.as_ref().is_some_and(Deployment::is_under_way) {
+        match app.is_deploying() {
             true => Err(Failure::new(format!("app `{}` is being reloaded", app.spec.name))
                 .hint("wait for its end; `restart`, `stop` and `delete` break it off")),
             false => Ok(()),
@@ -128,6 +129,8 @@ impl Core {
         let old = deployment.old_revision();
         app.go_back_to(old);
         self.commit_app(id);
+        self.watch_triggers(id).await;
+        self.reroute().await;
         self.advance(id).await;
     }
 
@@ -205,7 +208,10 @@ impl Core {
                 self.live(id, Life::Stop).await;
             }
             Step::Retire(id) => self.retire(id).await,
-            Step::TakeBack => self.reroute().await,
+            Step::TakeBack => {
+                self.watch_triggers(app).await;
+                self.reroute().await;
+            }
         }
     }
 
