@@ -207,17 +207,17 @@ fn failed(failure: Failure, after: Option<&Snapshot>) -> CliError {
     let instances = after.into_iter().flat_map(|snapshot| &snapshot.instances);
     let instance = instances.into_iter().find(|instance| Some(instance.id) == number);
     let (FAILED, Some(instance)) = (failure.code, instance) else { return CliError::Refused(failure) };
-    let logs: Vec<LogTail> = [&instance.error_log, &instance.out_log].into_iter().filter_map(last_lines).collect();
+    let logs: Vec<LogTail> = [&instance.error_log, &instance.out_log].into_iter().filter_map(|path| last_lines(path)).collect();
     let hint = failure.hint.unwrap_or_else(|| hint(instance, &logs));
     // What went to stderr says more; stdout only when there is nothing else.
     let logs = logs.into_iter().take(1).collect();
     CliError::NotOnline { what: failure.what, cause: failure.cause, logs, hint, code: failure.code }
 }
 
-fn last_lines(path: &std::path::PathBuf) -> Option<LogTail> {
+fn last_lines(path: &Path) -> Option<LogTail> {
     let lines = crate::logs::tail(path, LOG_LINES).unwrap_or_default();
     let lines: Vec<_> = lines.iter().map(|line| list::printable(&String::from_utf8_lossy(line))).collect();
-    (!lines.is_empty()).then(|| LogTail { path: path.clone(), lines })
+    (!lines.is_empty()).then(|| LogTail { path: path.to_owned(), lines })
 }
 
 fn hint(instance: &InstanceView, logs: &[LogTail]) -> String {

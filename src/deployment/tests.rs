@@ -313,7 +313,9 @@ impl World {
             Chance::Ready => {
                 let now = self.now;
                 let launching = self.view.candidates.iter_mut().find(|one| one.condition == Condition::Launching);
-                launching.map(|one| one.condition = Condition::Ready { since: now });
+                if let Some(one) = launching {
+                    one.condition = Condition::Ready { since: now };
+                }
             }
             Chance::Fails => drop(self.first(Condition::Failed("it fails".to_owned()))),
             Chance::Gone => self.bury(),

@@ -144,7 +144,10 @@ impl Core {
             (PlanAction::Reload, Some(id)) => {
                 let policy = Policy::from(&spec.reload);
                 match self.begin_deployment(id, spec, listeners, policy) {
-                    Ok(()) => return self.await_deployments(vec![id], reply),
+                    Ok(()) => {
+                        self.watch_triggers(id).await;
+                        return self.await_deployments(vec![id], reply);
+                    }
                     Err(failure) => Some(failure),
                 }
             }
@@ -155,7 +158,10 @@ impl Core {
             (PlanAction::Update, Some(id)) => {
                 let wanted = spec.instances;
                 match self.take_over(id, spec, listeners) {
-                    Ok(()) => self.fit(id, wanted).await.err(),
+                    Ok(()) => {
+                        self.watch_triggers(id).await;
+                        self.fit(id, wanted).await.err()
+                    }
                     Err(failure) => Some(failure),
                 }
             }

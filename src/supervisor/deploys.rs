@@ -88,6 +88,7 @@ impl Core {
         let mut begun = Vec::with_capacity(prepared.len());
         for (id, spec, listeners, policy) in prepared {
             self.begin_deployment(id, spec, listeners, policy)?;
+            self.watch_triggers(id).await;
             begun.push(id);
         }
         self.reroute().await;
@@ -112,7 +113,7 @@ impl Core {
     /// An app has one deployment at a time.
     pub(super) fn refuse_deploying(&self, id: u32) -> Result<(), Failure> {
         let app = &self.registry.apps[&id];
-        match app.deployment.as_ref().is_some_and(Deployment::is_under_way) {
+        match app.is_deploying() {
             true => Err(Failure::new(format!("app `{}` is being reloaded", app.spec.name))
                 .hint("wait for its end; `restart`, `stop` and `delete` break it off")),
             false => Ok(()),
@@ -127,6 +128,8 @@ impl Core {
         let old = deployment.old_revision();
         app.go_back_to(old);
         self.commit_app(id);
+        self.watch_triggers(id).await;
+        self.reroute().await;
         self.advance_deployment(id).await;
     }
 
@@ -213,7 +216,10 @@ impl Core {
                 self.live(id, Life::Stop).await;
             }
             Step::Retire(id) => self.retire(id).await,
-            Step::TakeBack => self.reroute().await,
+            Step::TakeBack => {
+                self.watch_triggers(app).await;
+                self.reroute().await;
+            }
         }
     }
 

@@ -126,7 +126,7 @@ impl Core {
     pub(super) async fn watch_health(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get(&id) else { return };
         let (Process::Exists { pid, pidfd, .. }, Some(phase)) = (&entry.process, phase(&entry.life)) else { return };
-        let spec = &self.registry.app_of(entry).spec;
+        let spec = self.registry.spec_of(entry);
         let incarnation = entry.life.incarnation();
         let watched = Watched {
             instance: id,
@@ -217,8 +217,8 @@ impl Core {
                 let Some(entry) = self.registry.instances.get_mut(&id) else { return };
                 if entry.life.incarnation() == incarnation && matches!(entry.life.state(), State::Online { .. }) {
                     entry.failure = Some(why.clone());
-                    let name = &self.registry.apps[&entry.app].spec.name;
-                    tracing::warn!("{name}:{id} (incarnation {}) is not well: {why}", incarnation.0);
+                    let label = self.registry.label(&self.registry.instances[&id]);
+                    tracing::warn!("{label} (incarnation {}) is not well: {why}", incarnation.0);
                     self.tell_of(id, "instance.unwell", &why);
                     self.live(id, Life::Unwell(incarnation, ailment)).await;
                 }
@@ -230,9 +230,13 @@ impl Core {
 
     async fn due(&mut self, app: u32, trigger: Trigger, cause: &str) {
         let Some(known) = self.registry.apps.get(&app) else { return };
-        let (name, ids) = (&known.spec.name, self.registry.staying(app).map(|entry| entry.id).collect::<Vec<u32>>());
-        tracing::info!("{name}: {cause}");
-        self.tell("app.due", Some(name), None, cause);
+        if known.is_deploying() {
+            // All of it is being replaced anyway, and a restart would be no part of that.
+            return tracing::info!("{}: {cause}, while it is reloaded: no restart", known.spec.name);
+        }
+        tracing::info!("{}: {cause}", known.spec.name);
+        self.tell("app.due", Some(&known.spec.name), None, cause);
+        let ids: Vec<u32> = self.registry.staying(app).map(|entry| entry.id).collect();
         for id in ids {
             self.live(id, Life::Due(trigger)).await;
         }

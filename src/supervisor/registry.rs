@@ -199,6 +199,18 @@ impl App {
         AppRecord { id: self.id, revision: self.revision, newest: self.newest, deployment }
     }
 
+    /// Whether a deployment is under way.
+    pub fn is_deploying(&self) -> bool {
+        self.deployment.as_ref().is_some_and(Deployment::is_under_way)
+    }
+
+    /// The spec that has proven itself: while a deployment is under way, that is the old one.
+    pub fn proven_spec(&self) -> &Arc<AppSpec> {
+        let under_way = self.deployment.as_ref().filter(|deployment| deployment.is_under_way());
+        let old = under_way.and_then(|deployment| self.release(deployment.old_revision()));
+        old.map_or(&self.spec, |release| &release.spec)
+    }
+
     /// A release other than the current one.
     pub fn release(&self, revision: u32) -> Option<&Release> {
         self.others.iter().find(|release| release.revision == revision)

@@ -178,7 +178,7 @@ impl Core {
         let mut hasher = DefaultHasher::new();
         for app in self.registry.apps.values() {
             // The spec's place, too: one may be replaced without a new revision.
-            (app.id, app.revision, Arc::as_ptr(&app.spec).addr()).hash(&mut hasher);
+            (app.id, app.revision, Arc::as_ptr(app.proven_spec()).addr()).hash(&mut hasher);
         }
         for entry in self.registry.instances.values() {
             (entry.id, entry.number, entry.app, entry.index, entry.doomed, is_wanted(entry)).hash(&mut hasher);
@@ -221,7 +221,7 @@ impl Core {
             }
         }
         instances.sort_by_key(|instance| instance.index);
-        SavedApp { spec: (*app.spec).clone(), instances, waiting: false }
+        SavedApp { spec: (**app.proven_spec()).clone(), instances, waiting: false }
     }
 }
 

@@ -63,6 +63,7 @@ impl Core {
             None => self.same(app)?,
         };
         self.take_over(app, AppSpec { instances: wanted, ..spec }, listeners)?;
+        self.watch_triggers(app).await;
         let mut have: Vec<(u32, u32)> = self.registry.staying(app).map(|entry| (entry.index, entry.id)).collect();
         have.sort_unstable();
         let mut resized = Resized::default();
