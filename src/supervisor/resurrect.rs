@@ -146,7 +146,8 @@ impl Core {
     async fn bring_back(&mut self, apps: Vec<SavedApp>) -> (Vec<(u32, Goal)>, Vec<String>) {
         let settings = std::mem::take(&mut self.saving.settings);
         let mut refused: Vec<String> = Vec::new();
-        if let Err(failure) = self.apply_kept(settings).await {
+        if let Err(failure) = self.apply_kept(settings.clone()).await {
+            self.saving.settings = settings;
             refused.push(sentence(failure));
         }
         self.reserve_numbers(&apps);
