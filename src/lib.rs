@@ -6,7 +6,9 @@
 pub mod bridge;
 pub mod cli;
 pub mod config;
+pub mod deployment;
 pub mod front;
+pub mod health;
 pub mod keeper;
 pub mod lifecycle;
 pub mod logs;
@@ -15,4 +17,5 @@ pub mod relay;
 pub mod snapshot;
 pub mod status;
 pub mod supervisor;
+pub mod triggers;
 pub mod wire;

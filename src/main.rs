@@ -24,10 +24,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The keeper, started by a command line: detaches, takes the home's lock, starts the supervisor.
+/// The keeper, started by a command line: detaches, takes the home's lock, starts the supervisor. Or started by what was
+/// keeper or supervisor until now, with the number of what that left.
 fn role_keeper() -> ExitCode {
+    let left = std::env::args_os().nth(2).and_then(|number| number.to_str()?.parse().ok());
     match Home::from_environment() {
-        Ok(home) => keep(KeeperOptions::new(home.path().to_owned())),
+        Ok(home) => keep(KeeperOptions { left, ..KeeperOptions::new(home.path().to_owned()) }),
         Err(error) => unusable(&error),
     }
 }

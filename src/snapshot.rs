@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub supervisor: SupervisorView,
     pub instances: Vec<InstanceView>,
     pub herds: Vec<HerdView>,
+    /// The last deployment of each app that had one.
+    pub deployments: Vec<DeploymentView>,
     pub bridge: Option<BridgeView>,
     pub front: Option<FrontView>,
     pub host: HostView,
@@ -39,6 +41,9 @@ pub struct SupervisorView {
     pub store_limit: u32,
     /// What an operator should know, as sentences: a default port that was taken, a section that was ignored.
     pub warnings: Vec<String>,
+    /// Datagrams on `NOTIFY_SOCKET` that came from no instance, or were too long.
+    #[serde(default)]
+    pub notifications_ignored: u64,
 }
 
 /// pm2's status words.
@@ -113,8 +118,29 @@ pub struct InstanceView {
     pub listen: Vec<String>,
     /// Its place in the herd's wire; `None` until it says hello.
     pub slot: Option<u16>,
+    /// What it says and shows of itself.
+    #[serde(default)]
+    pub health: HealthView,
     /// The app's environment, only where the request asks for it.
     pub env: Option<BTreeMap<String, String>>,
+}
+
+/// What an instance says and shows of itself. Empty where nothing asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthView {
+    /// Its own words, `STATUS=` of `sd_notify`, made fit for a terminal.
+    pub status: Option<String>,
+    /// The process that it calls its main one (`MAINPID=`), if that is another.
+    pub main_pid: Option<u32>,
+    /// Why its probe failed last, until it succeeds.
+    pub probe: Option<String>,
+    /// What it uses with all its processes, looked at where `max_memory_restart` is set.
+    pub group_memory_bytes: Option<u64>,
+    /// When `cron_restart` is due next, in ms since 1970.
+    pub next_restart_ms: Option<u64>,
+    /// What a watched file or the clock did last.
+    pub last_trigger: Option<String>,
 }
 
 /// How a process ended.
@@ -155,6 +181,37 @@ pub struct ChannelView {
     pub rate: f64,
     pub bridged: bool,
     pub shown: bool,
+}
+
+/// How a new release takes over, or took over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentView {
+    pub app: String,
+    pub phase: DeploymentPhase,
+    /// Counts the releases of the app.
+    pub revision: u32,
+    /// Instances that are as they will be, and how many there will be.
+    pub replaced: u32,
+    pub wanted: u32,
+    /// New ones beside their predecessors, and predecessors that finish what they have begun.
+    pub starting: u32,
+    pub draining: u32,
+    /// The number of the instance that failed first.
+    pub failed: Option<u32>,
+    /// What went wrong first, as a sentence.
+    pub reason: Option<String>,
+}
+
+/// How far a deployment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeploymentPhase {
+    Replacing,
+    TakingBack,
+    /// All is replaced; crashes still take it back.
+    Probation,
+    Done,
+    Failed,
 }
 
 /// The bridge to other hosts.

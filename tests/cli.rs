@@ -123,9 +123,10 @@ fn snapshot(instances: Vec<InstanceView>) -> Snapshot {
         store_used: 0,
         store_limit: 0,
         warnings: Vec::new(),
+        notifications_ignored: 0,
     };
     let host = HostView { name: "h".into(), cpus: 1, load_1m: 0.0, memory_total_bytes: 0, memory_used_bytes: 0 };
-    Snapshot { supervisor, instances, herds: Vec::new(), bridge: None, front: None, host }
+    Snapshot { supervisor, instances, herds: Vec::new(), bridge: None, front: None, deployments: Vec::new(), host }
 }
 
 fn instance(app: &str, log: &Path) -> InstanceView {
@@ -159,6 +160,7 @@ fn instance(app: &str, log: &Path) -> InstanceView {
         max_restarts: 16,
         listen: Vec::new(),
         slot: None,
+        health: Default::default(),
         env: None,
     }
 }

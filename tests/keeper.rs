@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use herdwire::keeper;
 use nix::sys::signal::Signal;
-use support::keeper::{Herd, alive, supervisor};
+use support::keeper::{Herd, Supervised, alive, supervisor};
 
 /// Not a test by itself: the supervisor's process. Does nothing unless a keeper started it.
 #[test]
@@ -260,11 +260,12 @@ fn a_full_store_refuses_by_name_and_keeps_what_it_has() {
     let mut supervisor = herd.supervisor();
     assert_eq!(supervisor.told("store_limit"), "90");
     supervisor.tell("ready");
-    supervisor.tell("store 92");
+    // One place is the lock's.
+    supervisor.tell("store 91");
+    assert_eq!(supervisor.tell("news"), "StoreRefused Pidfd:89/0#1");
     assert_eq!(supervisor.tell("news"), "StoreRefused Pidfd:90/0#1");
-    assert_eq!(supervisor.tell("news"), "StoreRefused Pidfd:91/0#1");
     herd.kill(supervisor.pid(), Signal::SIGKILL);
-    assert_eq!(herd.supervisor().told("descriptors"), "90");
+    assert_eq!(herd.supervisor().told("descriptors"), "89");
 }
 
 #[test]
@@ -274,7 +275,7 @@ fn a_supervisor_that_does_not_hear_its_refusals_cannot_store_on_and_hears_them_a
     supervisor.tell("ready");
     let stored: u32 = supervisor.tell("store-unheard 5000").parse().unwrap();
     assert!((1024..5000).contains(&stored), "{stored} were taken although nobody heard");
-    for number in 90..stored {
+    for number in 89..stored {
         assert_eq!(supervisor.tell("news"), format!("StoreRefused Pidfd:{number}/0#1"));
     }
 }
@@ -285,4 +286,370 @@ fn the_store_begins_with_what_the_keeper_was_given() {
     let supervisor = herd.supervisor();
     assert_eq!(supervisor.told("descriptors"), "3");
     assert_eq!(supervisor.told("mixed_up"), "0");
+}
+
+#[test]
+fn a_standby_that_gets_ready_takes_over_with_everything() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("store 300");
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    assert_eq!(standby.told("reason"), "Upgrade");
+    assert_eq!(standby.told("epoch"), "2");
+    assert_eq!(standby.told("descriptors"), "300");
+    // What happens before the incumbent has frozen is its business.
+    incumbent.tell("forget 7");
+    let exited = incumbent.ask_pid("spawn exit 3");
+    assert_eq!(incumbent.tell("exit"), format!("1 {exited} Code(3)"));
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    incumbent.tell("quiesced");
+    let taken = standby.tell("take");
+    assert!(taken.contains("epoch=2;") && taken.contains(";descriptors=299;"), "{taken}");
+    assert!(taken.contains(&format!(";exits=1 {exited} Code(3);")), "{taken}");
+    standby.tell("ready");
+    assert_eq!(incumbent.tell("news"), "Upgraded");
+    // It does not go by itself.
+    herd.wait_for_end(incumbent.pid());
+    standby.tell("acknowledge 1");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch"), next.told("exits")), ("Crash", "3", ""));
+    assert_eq!(next.told("descriptors"), "299");
+}
+
+#[test]
+fn a_standby_and_one_that_has_frozen_change_nothing() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("store 5");
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    incumbent.tell("quiesced");
+    incumbent.tell("store 9");
+    let taken = standby.tell("take");
+    assert!(taken.contains(";descriptors=0;"), "{taken}");
+    standby.tell("store 2");
+    standby.tell("ready");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    assert_eq!(herd.supervisor().told("descriptors"), "2");
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_says_why_and_the_incumbent_goes_on() {
+    let (herd, mut incumbent) = serving();
+    let text = herd.home().join("text");
+    std::fs::write(&text, "not a program").unwrap();
+    let told = incumbent.tell(&format!("upgrade-heard {}", text.display()));
+    assert!(told.starts_with("UpgradeFailed(UpgradeFailure { stage: Start, status: Some(Code(127)) })"), "{told}");
+    assert!(told.ends_with("cannot be executed: Permission denied (os error 13)"), "{told}");
+    std::fs::set_permissions(&text, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let told = incumbent.tell(&format!("upgrade-heard {}", text.display()));
+    assert!(told.ends_with("cannot be executed: Exec format error (os error 8)"), "{told}");
+    incumbent.tell("store 1");
+}
+
+#[test]
+fn a_standby_that_exits_before_it_is_valid_changes_nothing() {
+    let (herd, mut incumbent) = serving();
+    for (program, code) in [("/bin/true", 0), ("/bin/false", 1)] {
+        incumbent.tell(&format!("upgrade {program}"));
+        let failed = format!("UpgradeFailed(UpgradeFailure {{ stage: Validation, status: Some(Code({code})) }})");
+        assert_eq!(incumbent.tell("news"), failed);
+    }
+    incumbent.tell("upgrade /proc/self/exe");
+    herd.supervisor().say("exit-with 78");
+    let refused = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(78)) })";
+    assert_eq!(incumbent.tell("news"), refused);
+    incumbent.tell("store 3");
+    herd.kill(incumbent.pid(), Signal::SIGKILL);
+    let next = herd.supervisor();
+    assert_eq!((next.told("descriptors"), next.told("reason")), ("3", "Crash"));
+}
+
+#[test]
+fn a_script_is_a_program_too() {
+    let (herd, mut incumbent) = serving();
+    let script = herd.home().join("script");
+    std::fs::write(&script, "#!/bin/sh\necho I cannot read this state >&2\nexit 78\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let told = incumbent.tell(&format!("upgrade-heard {}", script.display()));
+    let failed = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(78)) })";
+    assert_eq!(told, format!("{failed} / I cannot read this state"));
+}
+
+#[test]
+fn a_standby_that_never_answers_is_killed() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let standby = herd.supervisor();
+    assert_eq!(incumbent.tell("news"), "UpgradeFailed(UpgradeFailure { stage: Validation, status: None })");
+    assert!(!alive(standby.pid()));
+    incumbent.tell("store 1");
+}
+
+#[test]
+fn an_incumbent_that_does_not_freeze_goes_on_without_the_standby() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    assert_eq!(incumbent.tell("news"), "UpgradeFailed(UpgradeFailure { stage: Freeze, status: None })");
+    assert!(!alive(standby.pid()) && alive(incumbent.pid()));
+}
+
+#[test]
+fn an_incumbent_that_froze_in_vain_is_followed_by_one_of_its_program() {
+    for (fate, status) in [("exit-with 1", "Some(Code(1))"), ("silence", "None")] {
+        let (herd, mut incumbent) = serving();
+        incumbent.tell("upgrade /proc/self/exe");
+        let mut standby = herd.supervisor();
+        standby.tell("valid");
+        assert_eq!(incumbent.tell("news"), "Quiesce");
+        incumbent.tell("quiesced");
+        standby.tell("take");
+        standby.tell("store 4");
+        standby.say(fate);
+        let failed = format!("UpgradeFailed(UpgradeFailure {{ stage: Takeover, status: {status} }})");
+        assert_eq!(incumbent.tell("news"), failed);
+        assert!(!alive(standby.pid()));
+        incumbent.say("exit-with 1");
+        let next = herd.supervisor();
+        assert_eq!((next.told("reason"), next.told("epoch"), next.told("descriptors")), ("Crash", "3", "4"));
+        herd.wait_for_log("exited with code 1; starting the next in 0 s");
+    }
+}
+
+#[test]
+fn an_incumbent_that_dies_in_an_upgrade_takes_a_standby_along_that_has_not_taken_over() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    herd.kill(incumbent.pid(), Signal::SIGKILL);
+    let mut next = herd.supervisor();
+    assert_eq!(next.told("reason"), "Crash");
+    herd.wait_for_end(standby.pid());
+    // Another upgrade is possible, and nothing of the first one is told.
+    next.tell("ready");
+    next.tell("upgrade /bin/true");
+    let failed = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(0)) })";
+    assert_eq!(next.tell("news"), failed);
+}
+
+#[test]
+fn an_incumbent_that_dies_after_it_froze_is_not_needed_any_more() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    incumbent.tell("quiesced");
+    standby.tell("take");
+    herd.kill(incumbent.pid(), Signal::SIGKILL);
+    herd.wait_for_end(incumbent.pid());
+    standby.tell("ready");
+    standby.tell("store 2");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    let next = herd.supervisor();
+    assert_eq!((next.told("epoch"), next.told("descriptors")), ("3", "2"));
+}
+
+#[test]
+fn a_standby_whose_last_word_is_ready_has_served() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    incumbent.tell("quiesced");
+    standby.tell("take");
+    // The keeper sees the death and the word at once.
+    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
+    standby.tell("ready");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    herd.wait_for_zombies(1);
+    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
+    assert_eq!(incumbent.tell("news"), "Upgraded");
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch")), ("Crash", "3"));
+}
+
+#[test]
+fn a_second_upgrade_at_the_same_time_is_refused() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let _standby = herd.supervisor();
+    incumbent.tell("upgrade /proc/self/exe");
+    assert_eq!(incumbent.tell("news"), "UpgradeFailed(UpgradeFailure { stage: Start, status: None })");
+}
+
+#[test]
+fn a_stop_during_an_upgrade_is_told_to_whoever_serves_after_it() {
+    let (herd, mut incumbent) = serving();
+    incumbent.tell("upgrade /proc/self/exe");
+    let mut standby = herd.supervisor();
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    herd.kill(herd.keeper_pid(), Signal::SIGTERM);
+    assert_eq!(incumbent.tell("news"), "Stop");
+    incumbent.tell("quiesced");
+    standby.tell("take");
+    standby.tell("ready");
+    assert_eq!(standby.tell("news"), "Stop");
+    standby.say("goodbye 0");
+    assert_eq!(herd.exit_code(), 0);
+}
+
+#[test]
+fn the_program_before_is_tried_when_the_new_one_does_not_get_ready_three_times() {
+    let herd = Herd::start(|_| {});
+    let mut incumbent = herd.supervisor();
+    incumbent.tell("ready");
+    // A copy is another program to the keeper, and the same to this test.
+    let copy = herd.home().join("copy");
+    std::fs::copy("/proc/self/exe", &copy).unwrap();
+    incumbent.tell(&format!("upgrade {}", copy.display()));
+    let mut standby = herd.supervisor();
+    assert_eq!(standby.told("program"), copy.canonicalize().unwrap().to_string_lossy());
+    standby.tell("valid");
+    assert_eq!(incumbent.tell("news"), "Quiesce");
+    incumbent.tell("quiesced");
+    standby.tell("take");
+    standby.tell("ready");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    for _ in 0..3 {
+        let failing = herd.supervisor();
+        assert_eq!(failing.told("program"), standby.told("program"));
+        herd.kill(failing.pid(), Signal::SIGKILL);
+    }
+    let mut before = herd.supervisor();
+    assert_eq!(before.told("program"), incumbent.told("program"));
+    herd.wait_for_log("trying the one before it");
+    before.tell("ready");
+    herd.kill(before.pid(), Signal::SIGKILL);
+    assert_eq!(herd.supervisor().told("program"), incumbent.told("program"), "it is the current one now");
+}
+
+#[test]
+fn a_keeper_is_renewed_in_place_and_its_supervisor_goes_on() {
+    let (herd, mut supervisor) = serving();
+    supervisor.tell("store 50");
+    let pid = supervisor.ask_pid("spawn exit 3");
+    assert_eq!(supervisor.tell("exit"), format!("1 {pid} Code(3)"));
+    let copy = herd.home().join("copy");
+    std::fs::copy("/proc/self/exe", &copy).unwrap();
+    for _ in 0..3 {
+        supervisor.tell(&format!("renew {}", copy.display()));
+        herd.wait_for_program(&copy);
+        supervisor.tell("forget 7");
+        // Told again, since nobody has acknowledged it.
+        assert_eq!(supervisor.tell("exit"), format!("1 {pid} Code(3)"));
+    }
+    let pid = supervisor.ask_pid("spawn exit 4");
+    assert_eq!(supervisor.tell("exit"), format!("2 {pid} Code(4)"));
+    let open = herd.open_descriptors();
+    herd.kill(supervisor.pid(), Signal::SIGKILL);
+    let mut next = herd.supervisor();
+    assert_eq!((next.told("epoch"), next.told("reason"), next.told("descriptors")), ("2", "Crash", "49"));
+    assert_eq!((next.told("mixed_up"), next.told("open")), ("0", "0 1 2 3"));
+    assert_eq!(next.told("program"), supervisor.told("program"), "the program of supervisors stays");
+    assert_eq!(herd.open_descriptors(), open);
+    let second = Herd::start_in(herd.home().to_owned(), |_| {});
+    assert_eq!(second.exit_code(), keeper::ALREADY_KEPT);
+    next.tell("ready");
+    herd.kill(herd.keeper_pid(), Signal::SIGTERM);
+    assert_eq!(next.tell("news"), "Stop");
+    next.say("goodbye 5");
+    assert_eq!(herd.exit_code(), 5);
+}
+
+#[test]
+fn a_keeper_that_cannot_be_renewed_stays_as_it_is() {
+    let (herd, mut supervisor) = serving();
+    supervisor.tell("store 5");
+    supervisor.tell("renew /etc/passwd");
+    herd.wait_for_log("the keeper cannot be renewed: Permission denied");
+    herd.kill(supervisor.pid(), Signal::SIGKILL);
+    let next = herd.supervisor();
+    assert_eq!((next.told("descriptors"), next.told("open")), ("5", "0 1 2 3"));
+}
+
+#[test]
+fn a_supervisor_whose_keeper_dies_becomes_the_keeper() {
+    let herd = Herd::start_with_stored(3);
+    let mut supervisor = herd.supervisor();
+    supervisor.tell("ready");
+    let instance = supervisor.ask_pid("spawn exec sleep 1000");
+    herd.kill(herd.keeper_pid(), Signal::SIGKILL);
+    supervisor.say("become-keeper");
+    let mut next = herd.supervisor();
+    assert_eq!((next.told("keeper"), next.told("parent")), (supervisor.told("pid"), supervisor.told("pid")));
+    assert_eq!((next.told("epoch"), next.told("reason"), next.told("descriptors")), ("2", "Crash", "3"));
+    assert_eq!((next.told("mixed_up"), next.told("open")), ("0", "0 1 2 3"));
+    assert_eq!(next.told("store_limit"), supervisor.told("store_limit"));
+    let second = Herd::start_in(herd.home().to_owned(), |_| {});
+    assert_eq!(second.exit_code(), keeper::ALREADY_KEPT, "the home stays locked");
+    next.tell("ready");
+    let pid = next.ask_pid("spawn exit 3");
+    assert_eq!(next.tell("exit"), format!("{} {pid} Code(3)", supervisor::LAST_EXIT + 1));
+    assert!(alive(instance));
+    herd.kill(instance, Signal::SIGKILL);
+    // Nothing that was meant for a supervisor ends a keeper.
+    herd.kill(supervisor.pid(), Signal::SIGHUP);
+    herd.kill(supervisor.pid(), Signal::SIGTERM);
+    assert_eq!(next.tell("news"), "Stop");
+    next.say("goodbye 0");
+    herd.wait_for_end(supervisor.pid());
+}
+
+#[test]
+fn a_service_manager_hears_of_ready_well_and_stopping_and_nobody_else_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let heard = || {
+        let mut text = [0; 64];
+        let length = manager.recv(&mut text).expect("the keeper says nothing");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let herd = Herd::start(|options| {
+        options.attached = true;
+        for (name, value) in [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "100000")] {
+            // SAFETY: this process is a fork and has one thread.
+            unsafe { std::env::set_var(name, value) };
+        }
+    });
+    let mut supervisor = herd.supervisor();
+    assert_eq!((supervisor.told("notify"), supervisor.told("foreground")), ("false", "false"));
+    assert_eq!((heard(), heard()), ("WATCHDOG=1".into(), "WATCHDOG=1".into()));
+    supervisor.tell("ready");
+    let until = |what: &str| {
+        let mut all = Vec::new();
+        while all.last().is_none_or(|last| last != what) {
+            all.push(heard());
+        }
+        assert!(all[..all.len() - 1].iter().all(|other| other == "WATCHDOG=1"), "{all:?}");
+    };
+    until("READY=1");
+    herd.kill(supervisor.pid(), Signal::SIGKILL);
+    let mut next = herd.supervisor();
+    next.tell("ready");
+    herd.kill(herd.keeper_pid(), Signal::SIGTERM);
+    assert_eq!(next.tell("news"), "Stop");
+    until("STOPPING=1");
+    next.say("goodbye 0");
+    assert_eq!(herd.exit_code(), 0);
+}
+
+/// A keeper with a supervisor that serves.
+fn serving() -> (Herd, Supervised) {
+    let herd = Herd::start(|_| {});
+    let mut supervisor = herd.supervisor();
+    supervisor.tell("ready");
+    (herd, supervisor)
 }

@@ -61,6 +61,17 @@ pub enum Verb {
     /// Show the last lines of logs; -f follows them
     #[command(alias = "log")]
     Logs(LogsOptions),
+    /// Empty logs; those that were put aside stay
+    Flush {
+        /// Names, ids, or `all` [default: all]
+        select: Vec<String>,
+    },
+    /// Open logs anew, after something else has moved them
+    #[command(name = "reloadLogs", alias = "reload-logs")]
+    ReloadLogs {
+        /// Names, ids, or `all` [default: all]
+        select: Vec<String>,
+    },
     /// Stop instances; they stay in the list
     Stop {
         /// Names, ids, or `all`
@@ -73,6 +84,20 @@ pub enum Verb {
         #[arg(required = true)]
         select: Vec<String>,
     },
+    /// Replace instances by new ones, each only once its successor is ready
+    #[command(after_help = RELOAD_HELP)]
+    Reload(ReloadArguments),
+    /// Change how many instances an app has
+    Scale {
+        /// Name of the app
+        app: String,
+        /// A number, or +N or -N for more or fewer
+        #[arg(allow_hyphen_values = true, value_name = "N")]
+        to: String,
+    },
+    /// Make what runs be what a file says, and touch nothing else
+    #[command(after_help = APPLY_HELP)]
+    Apply(ApplyArguments),
     /// Stop instances and take them off the list
     #[command(visible_alias = "del")]
     Delete {
@@ -99,6 +124,12 @@ pub enum Verb {
     Startup(StartupOptions),
     /// Undo `startup`
     Unstartup(StartupOptions),
+    /// Replace the supervisor by another release, touching no instance
+    #[command(after_help = UPGRADE_HELP)]
+    Upgrade {
+        /// A `herdwire` binary [default: what is installed now where the running one was started from]
+        binary: Option<PathBuf>,
+    },
     /// Ask whether the supervisor answers
     Ping {
         /// As JSON
@@ -106,6 +137,23 @@ pub enum Verb {
         json: bool,
     },
 }
+
+const APPLY_HELP: &str = "\
+Apps that are new in the file are started; those that differ in what an instance knows from its start are reloaded, as by
+`herdwire reload`; other settings are taken over without touching an instance. Variables of a terminal or a login
+(TERM, SSH_*, ...) are no difference. What was stopped stays stopped.
+
+Exit codes: 0 it is so, 2 it cannot work and nothing was touched, 3 a reload failed and was taken back.";
+
+const RELOAD_HELP: &str = "\
+The first new instance is tried alone; when it stays ready for `min_ready` its predecessor finishes what it has begun and
+goes, and the others follow. One that fails ends the reload: the old instances serve on.
+
+Exit codes: 0 all is replaced, 2 it cannot work and nothing was touched, 3 it failed and was taken back.";
+
+const UPGRADE_HELP: &str = "\
+The new supervisor starts beside the old one and must prove that it can go on before the old one lets go. Whatever goes
+wrong, the old one serves on, and this says why. Exit codes: 0 when the new one serves, else 1.";
 
 const RUN_HELP: &str = "\
 Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed
@@ -206,6 +254,35 @@ pub struct StartupOptions {
 }
 
 #[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// A herdwire.toml
+    #[arg(default_value = "herdwire.toml")]
+    pub file: PathBuf,
+    /// Delete apps that are not in the file
+    #[arg(long)]
+    pub prune: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long, visible_alias = "plan")]
+    pub dry_run: bool,
+    /// Do not ask before something is deleted
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReloadArguments {
+    /// Names, ids (each stands for its app), `all`, or a herdwire.toml whose apps get what it says
+    #[arg(required = true)]
+    pub targets: Vec<String>,
+    /// Instances that are replaced at once, after the first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub parallel: Option<u32>,
+    /// Keep what was replaced when a later one fails
+    #[arg(long)]
+    pub no_rollback: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct LogsOptions {
     /// Names, ids, or `all` [default: all]
     pub select: Vec<String>,
@@ -222,8 +299,26 @@ pub struct LogsOptions {
     #[arg(long)]
     pub out: bool,
     /// The lines as they are, without a name before them
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json", "format"])]
     pub raw: bool,
+    /// One JSON object a line
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// `timestamp=... app=... id=N type=out message=...`
+    #[arg(long)]
+    pub format: bool,
+    /// When each line was written, by a pattern like YYYY-MM-DD HH:mm:ss.SSS
+    #[arg(long, visible_alias = "timestamps", value_name = "PATTERN", num_args = 0..=1, default_missing_value = crate::logs::PLAIN)]
+    pub timestamp: Option<String>,
+    /// Only what was written since: 10m ago, or a moment
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only what was written until then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only lines with this in them
+    #[arg(long, value_name = "TEXT")]
+    pub grep: Option<String>,
     /// Do not follow (pm2's option; not following is the default here)
     #[arg(long, hide = true, conflicts_with = "follow")]
     pub nostream: bool,
@@ -269,7 +364,7 @@ mod tests {
         for verb in ["list", "ls", "l", "ps", "status", "jlist", "kill", "ping", "logs", "log", "save", "dump", "resurrect", "startup", "unstartup"] {
             assert!(Arguments::try_parse_from(["herdwire", verb]).is_ok(), "{verb}");
         }
-        for verb in ["describe", "desc", "info", "show", "stop", "restart", "delete", "del"] {
+        for verb in ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del"] {
             assert!(Arguments::try_parse_from(["herdwire", verb, "0", "web"]).is_ok(), "{verb}");
             assert_eq!(Arguments::try_parse_from(["herdwire", verb]).unwrap_err().exit_code(), 2);
         }

@@ -8,7 +8,7 @@ use super::client::{Client, ClientError};
 use super::error::CliError;
 use super::output::{self, Output};
 use super::{list, select};
-use crate::snapshot::{ExitView, InstanceView, Snapshot};
+use crate::snapshot::{ExitView, HealthView, InstanceView, Snapshot};
 
 /// Prints a table for each instance.
 pub fn describe(client: &Client, words: &[String], json: bool, out: &mut Output) -> Result<(), CliError> {
@@ -62,6 +62,7 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
         ("listens on", or_none(&instance.listen.join(", "))),
         ("slot in the wire", instance.slot.map_or_else(|| "none".to_owned(), |slot| slot.to_string())),
     ];
+    rows.extend(health(&instance.health));
     if let Some(exit) = instance.last_exit {
         rows.insert(1, ("last exit", exit_text(exit)));
     }
@@ -69,6 +70,21 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
         rows.insert(1, ("reason", reason.clone()));
     }
     rows
+}
+
+/// What it says and shows of itself, as far as there is something.
+fn health(health: &HealthView) -> impl Iterator<Item = (&'static str, String)> {
+    let next = health.next_restart_ms.and_then(|at| jiff::Timestamp::from_millisecond(at as i64).ok());
+    let next = next.map(|at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T %Z").to_string());
+    let rows = [
+        ("says", health.status.clone()),
+        ("main process", health.main_pid.map(|pid| pid.to_string())),
+        ("probe", health.probe.clone()),
+        ("memory of all", health.group_memory_bytes.map(output::bytes)),
+        ("next restart", next),
+        ("last trigger", health.last_trigger.clone()),
+    ];
+    rows.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
 
 fn or_none(text: &str) -> String {
@@ -111,6 +127,26 @@ mod tests {
         assert_eq!(lines[0], "instance 2 of app `jobs`");
         assert!(lines[2].contains("errored") && lines[3].contains("16 quick deaths"), "{text}");
         assert!(lines[4].contains("ended by SIGKILL"), "{text}");
+    }
+
+    #[test]
+    fn what_an_instance_says_of_itself_is_shown_only_if_it_does() {
+        let shown = |snapshot: &Snapshot| {
+            let (mut out, text) = testing::output();
+            print(snapshot, &["jobs".to_owned()], false, &mut out).unwrap();
+            text.take()
+        };
+        let mut snapshot = snapshot();
+        assert!(!shown(&snapshot).contains("next restart"));
+        let health = HealthView {
+            status: Some("warming up".into()),
+            next_restart_ms: Some(1_800_000_000_000),
+            ..HealthView::default()
+        };
+        snapshot.instances.iter_mut().for_each(|instance| instance.health = health.clone());
+        let text = shown(&snapshot);
+        assert!(text.contains("warming up") && text.contains("2027-01-15"), "{text}");
+        assert!(!text.contains("main process"), "{text}");
     }
 
     #[test]

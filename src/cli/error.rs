@@ -26,7 +26,10 @@ pub enum CliError {
     #[error("no app or instance `{selector}`")]
     NoMatch { selector: String, near: Option<String> },
     #[error("{what}")]
-    NotOnline { what: String, cause: Option<String>, logs: Vec<LogTail>, hint: String },
+    NotOnline { what: String, cause: Option<String>, logs: Vec<LogTail>, hint: String, code: u8 },
+    /// A configuration that was refused by a verb that tells this apart from a failure.
+    #[error(transparent)]
+    Unusable(ConfigError),
     #[error("a supervisor is running in `{}` already", home.display())]
     AlreadyRunning { home: PathBuf },
     #[error("nothing runs, so there is nothing to save")]
@@ -54,11 +57,21 @@ impl CliError {
         CliError::Usage { what: what.into(), hint: Some(hint.into()) }
     }
 
-    /// 2 for a wrong command line, else 1.
+    /// The same error, of a verb that exits with 2 while nothing has been touched.
+    pub fn before_anything(self) -> CliError {
+        match self {
+            CliError::Config(error) => CliError::Unusable(error),
+            error => error,
+        }
+    }
+
+    /// 2 for a wrong command line, else 1, or what the failure says.
     pub fn exit_code(&self) -> u8 {
         match self {
             CliError::Usage { .. } => 2,
+            CliError::Unusable(_) => 2,
             CliError::Refused(failure) => failure.code,
+            CliError::NotOnline { code, .. } => *code,
             _ => 1,
         }
     }
@@ -100,7 +113,7 @@ impl CliError {
     fn hint(&self) -> Option<String> {
         match self {
             CliError::Usage { hint, .. } => hint.clone(),
-            CliError::Config(error) => error.hint(),
+            CliError::Config(error) | CliError::Unusable(error) => error.hint(),
             CliError::Home(error) => error.hint(),
             CliError::Client(error) => error.hint(),
             CliError::Refused(failure) => failure.hint.clone(),

@@ -1,62 +1,168 @@
 //! `logs`: what instances wrote, read from the files themselves, so that it works without a supervisor too.
+//!
+//! A reader that does not keep up holds up this process and nobody else.
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::arguments::LogsOptions;
 use super::client::Client;
 use super::error::CliError;
+use super::log_view::{Printer, View};
 use super::output::Output;
 use super::{list, select};
+use crate::config::units;
 use crate::logs::{Follower, From};
 
 /// How often followed files are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// How often the supervisor is asked for instances that are new.
+const ASK: Duration = Duration::from_secs(1);
 
 /// One log and whose it is.
-struct Source {
+pub struct Source {
     /// The instance's id, where one is known.
-    id: Option<u32>,
-    app: String,
-    path: PathBuf,
-    error: bool,
+    pub id: Option<u32>,
+    pub app: String,
+    pub path: PathBuf,
+    pub error: bool,
+}
+
+/// A log that is read.
+struct Reading {
+    source: Source,
+    follower: Follower,
+    printer: Printer,
+}
+
+/// Which lines are shown.
+#[derive(Clone)]
+struct Wanted {
+    from: From,
+    /// Lines of each log, when it is not followed.
+    most: Option<usize>,
+    /// In ms since 1970.
+    until: Option<u64>,
+    part: Option<String>,
 }
 
 /// Prints the last lines of the logs asked for, then what is written to them, if asked to.
 pub fn logs(client: &Client, options: &LogsOptions, out: &mut Output) -> Result<(), CliError> {
-    let mut sources = sources(client, options)?;
-    sources.retain(|source| if source.error { !options.out } else { !options.err });
-    let mut followers = Vec::new();
-    for source in &sources {
-        let mut follower = Follower::new();
-        let added = follower.add(&source.path, From::Last(options.lines));
-        added.map_err(|source| CliError::System { what: "read a log", source })?;
-        followers.push(follower);
-    }
+    let wanted = wanted(options)?;
+    let view = View::of(options);
+    let sources = sources(client, options)?;
     let width = sources.iter().map(|source| source.app.chars().count()).max().unwrap_or(0);
-    let printer = Printer { raw: options.raw, width };
-    for (source, follower) in sources.iter().zip(&mut followers) {
-        printer.header(source, options.lines, out)?;
-        printer.all(source, follower, out)?;
-        if !options.follow {
-            for line in follower.rest() {
-                printer.line(source, &line.bytes, out)?;
-            }
+    let mut readings =
+        sources.into_iter().map(|source| open(source, &wanted, &view, width)).collect::<Result<Vec<_>, _>>()?;
+    if view.has_headers() && wanted.most.is_some_and(|most| most > 0) {
+        let whose = if options.select.is_empty() { "all".to_owned() } else { options.select.join(", ") };
+        writeln!(out, "[TAILING] the last {} lines of [{whose}] (--lines changes that)", options.lines)?;
+    }
+    for reading in &mut readings {
+        if view.has_headers() && wanted.most.is_some_and(|most| most > 0) {
+            writeln!(out, "{} last {} lines:", reading.source.path.display(), options.lines)?;
+        }
+        let most = wanted.most.filter(|_| !options.follow);
+        let left = reading.print(&wanted, most, out)?;
+        if !options.follow && left != Some(0) {
+            reading.print_rest(&wanted, out)?;
         }
     }
     out.flush()?;
+    let mut asked = Instant::now();
     while options.follow && !reader_is_gone()? {
-        for (source, follower) in sources.iter().zip(&mut followers) {
-            printer.all(source, follower, out)?;
+        if asked.elapsed() >= ASK {
+            asked = Instant::now();
+            for source in newcomers(client, options, &readings) {
+                // From its start: it has just appeared.
+                readings.push(open(source, &Wanted { from: From::Start, ..wanted.clone() }, &view, width)?);
+            }
+        }
+        for reading in &mut readings {
+            reading.print(&wanted, None, out)?;
         }
         out.flush()?;
     }
     Ok(())
+}
+
+fn open(source: Source, wanted: &Wanted, view: &View, width: usize) -> Result<Reading, CliError> {
+    let mut follower = if view.is_timed() || wanted.until.is_some() { Follower::timed() } else { Follower::new() };
+    let added = follower.add(&source.path, wanted.from);
+    added.map_err(|source| CliError::System { what: "read a log", source })?;
+    let printer = Printer::new(view, &source, width);
+    Ok(Reading { source, follower, printer })
+}
+
+impl Reading {
+    /// Prints what is there now, at most `most` lines: how many more there may be.
+    fn print(&mut self, wanted: &Wanted, most: Option<usize>, out: &mut Output) -> Result<Option<usize>, CliError> {
+        let mut left = most;
+        while left != Some(0) {
+            let next = self.follower.next(Duration::ZERO);
+            let next = next.map_err(|source| CliError::System { what: "read a log", source })?;
+            let Some(line) = next else { break };
+            if wanted.until.is_some_and(|until| line.time.is_some_and(|time| time > until)) {
+                return Ok(Some(0));
+            }
+            left = left.map(|left| left - usize::from(line.ended));
+            if wanted.has(&line.bytes) {
+                self.printer.line(&line, out)?;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Prints what has no newline.
+    fn print_rest(&mut self, wanted: &Wanted, out: &mut Output) -> Result<(), CliError> {
+        for line in self.follower.rest() {
+            if wanted.has(&line.bytes) {
+                self.printer.last(&line, out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Wanted {
+    fn has(&self, line: &[u8]) -> bool {
+        let part = self.part.as_deref().unwrap_or("").as_bytes();
+        part.is_empty() || line.windows(part.len()).any(|found| found == part)
+    }
+}
+
+fn wanted(options: &LogsOptions) -> Result<Wanted, CliError> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+    let read = |text: &String| time(text, now).map_err(|what| CliError::usage(what, TIMES));
+    let since = options.since.as_ref().map(read).transpose()?;
+    let until = options.until.as_ref().map(read).transpose()?;
+    let ends_now = since.is_some() && !options.follow;
+    Ok(Wanted {
+        from: since.map_or(From::Last(options.lines), From::Since),
+        most: since.is_none().then_some(options.lines),
+        until: until.or(ends_now.then_some(now)),
+        part: options.grep.clone(),
+    })
+}
+
+const TIMES: &str = "write for instance 10m, 2h, `2026-11-24 08:15` or 2026-11-24T08:15:00Z";
+
+/// A time as people write it, in ms since 1970: so long ago, or a moment, in local time unless it says otherwise.
+fn time(text: &str, now: u64) -> Result<u64, String> {
+    if let Ok(ago) = units::duration(text) {
+        return Ok(now.saturating_sub(ago.as_millis() as u64));
+    }
+    let moment = text.parse::<jiff::Timestamp>().ok().or_else(|| {
+        let local = text.parse::<jiff::civil::DateTime>().ok()?;
+        Some(local.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp())
+    });
+    let moment = moment.ok_or_else(|| format!("`{text}` is no time"))?;
+    Ok(u64::try_from(moment.as_millisecond()).unwrap_or(0))
 }
 
 /// Waits a tick, and says whether whoever reads our stdout has gone: a quiet log would not show it.
@@ -72,46 +178,24 @@ fn reader_is_gone() -> io::Result<bool> {
     Ok(events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL))
 }
 
-/// How lines are printed.
-struct Printer {
-    raw: bool,
-    width: usize,
+/// Logs that were not there before. None while the supervisor does not answer.
+fn newcomers(client: &Client, options: &LogsOptions, known: &[Reading]) -> Vec<Source> {
+    let mut sources = sources(client, options).unwrap_or_default();
+    sources.retain(|source| known.iter().all(|reading| reading.source.path != source.path));
+    sources
 }
 
-impl Printer {
-    fn header(&self, source: &Source, lines: usize, out: &mut Output) -> io::Result<()> {
-        if self.raw || lines == 0 {
-            return Ok(());
-        }
-        writeln!(out, "{} last {lines} lines:", source.path.display())
-    }
-
-    /// Prints what is there now.
-    fn all(&self, source: &Source, follower: &mut Follower, out: &mut Output) -> io::Result<()> {
-        while let Some(line) = follower.next(Duration::ZERO)? {
-            self.line(source, &line.bytes, out)?;
-        }
-        Ok(())
-    }
-
-    fn line(&self, source: &Source, line: &[u8], out: &mut Output) -> io::Result<()> {
-        if !self.raw {
-            let id = source.id.map(|id| id.to_string()).unwrap_or_default();
-            let app = list::printable(&source.app);
-            let (begin, end) = match (out.colour, source.error) {
-                (false, _) => ("", ""),
-                (true, false) => ("\x1b[32m", "\x1b[0m"),
-                (true, true) => ("\x1b[31m", "\x1b[0m"),
-            };
-            write!(out, "{begin}{id}|{app:width$} |{end} ", width = self.width)?;
-        }
-        out.write_all(line)?;
-        out.write_all(b"\n")
-    }
-}
-
-/// The logs asked for: of the instances that the supervisor knows, else of whatever lies in the folder.
+/// The logs asked for.
 fn sources(client: &Client, options: &LogsOptions) -> Result<Vec<Source>, CliError> {
+    let mut sources = all_sources(client, options)?;
+    sources.retain(|source| if source.error { !options.out } else { !options.err });
+    // What goes nowhere cannot be shown.
+    sources.retain(|source| !source.path.starts_with("/dev"));
+    Ok(sources)
+}
+
+/// Of the instances that the supervisor knows, else of whatever lies in the folder.
+fn all_sources(client: &Client, options: &LogsOptions) -> Result<Vec<Source>, CliError> {
     let everything = vec!["all".to_owned()];
     let words = if options.select.is_empty() { &everything } else { &options.select };
     let files = || in_folder(&client.home().logs(), words);
@@ -173,7 +257,6 @@ fn source_of(path: &Path) -> Option<Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::testing;
 
     #[test]
     fn a_files_name_says_whose_log_it_is() {
@@ -185,11 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_look_like_pm2s_or_are_as_they_were() {
-        let source = source_of(Path::new("/l/web-out-3.log")).unwrap();
-        let (mut out, text) = testing::output();
-        Printer { raw: false, width: 6 }.line(&source, b"hello", &mut out).unwrap();
-        Printer { raw: true, width: 6 }.line(&source, b"hello", &mut out).unwrap();
-        assert_eq!(text.take(), "3|web    | hello\nhello\n");
+    fn a_time_is_so_long_ago_or_a_moment() {
+        assert_eq!(time("10m", 1_000_000), Ok(400_000));
+        assert_eq!(time("2026-03-05T08:37:09.042Z", 0), Ok(1_772_699_829_042));
+        assert!(time("2026-03-05 08:37", 0).is_ok());
+        assert_eq!(time("yesterday", 0), Err("`yesterday` is no time".into()));
     }
 }

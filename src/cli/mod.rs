@@ -3,19 +3,25 @@
 //! Asks the supervisor over its control socket and prints what it answers; keeps no state of its own. One file for
 //! each group of verbs.
 //!
-//! Exit codes: 0 done, 1 refused or failed (an `error:` line says why), 2 the command line itself is wrong.
+//! Exit codes: 0 done, 1 refused or failed (an `error:` line says why), 2 the command line itself is wrong or a reload
+//! was refused before it touched anything, 3 a reload has failed.
 
+mod apply;
 mod arguments;
 mod client;
 mod describe;
 mod error;
+mod flush;
 mod flags;
 mod jlist;
 mod launch;
 mod list;
+mod log_view;
 mod logs;
 mod manage;
 mod output;
+mod reload;
+mod scale;
 mod run;
 mod save;
 mod select;
@@ -23,6 +29,7 @@ mod start;
 mod startup;
 #[cfg(test)]
 mod testing;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -87,14 +94,20 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Jlist => jlist::jlist(&client, out)?,
         Verb::Describe { select, json } => describe::describe(&client, &select, json, out)?,
         Verb::Logs(options) => logs::logs(&client, &options, out)?,
+        Verb::Flush { select } => flush::flush(&client, &select, out)?,
+        Verb::ReloadLogs { select } => flush::reopen(&client, &select, out)?,
         Verb::Stop { select } => manage::stop(&client, &select, out)?,
         Verb::Restart { select } => manage::restart(&client, &select, out)?,
+        Verb::Reload(arguments) => reload::reload(&client, &arguments, out)?,
+        Verb::Scale { app, to } => scale::scale(&client, &app, &to, out)?,
+        Verb::Apply(arguments) => apply::apply(&client, &arguments, out)?,
         Verb::Delete { select } => manage::delete(&client, &select, out)?,
         Verb::Save { force } => save::save(&client, force, out)?,
         Verb::Resurrect { no_daemon: true } => return save::serve(&client).map(Outcome::Foreground),
         Verb::Resurrect { no_daemon: false } => save::resurrect(&client, out)?,
         Verb::Startup(_) | Verb::Unstartup(_) => unreachable!("done above"),
         Verb::Kill => manage::kill(&client, out)?,
+        Verb::Upgrade { binary } => upgrade::upgrade(&client, binary.as_deref(), out)?,
         Verb::Ping { json } => manage::ping(&client, json, out)?,
     }
     Ok(Outcome::Exit(ExitCode::SUCCESS))

@@ -263,7 +263,7 @@ fn not_online(down: &[&InstanceView], failure: Option<Failure>) -> CliError {
         None => (format!("{}{more}", of(down[0])), reason, None),
     };
     let hint = hint.unwrap_or_else(|| format!("`herdwire logs {app} --err` shows more"));
-    CliError::NotOnline { what, cause, logs: last_lines(down), hint }
+    CliError::NotOnline { what, cause, logs: last_lines(down), hint, code: 1 }
 }
 
 fn last_lines(down: &[&InstanceView]) -> Vec<LogTail> {

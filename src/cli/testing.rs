@@ -79,9 +79,11 @@ pub fn snapshot() -> Snapshot {
             store_used: 0,
             store_limit: 0,
             warnings: Vec::new(),
+            notifications_ignored: 0,
         },
         instances: vec![first, second, third],
         herds: Vec::new(),
+        deployments: Vec::new(),
         bridge: None,
         front: None,
         host: HostView { name: "host".to_owned(), cpus: 2, load_1m: 0.0, memory_total_bytes: 0, memory_used_bytes: 0 },
@@ -119,6 +121,7 @@ fn instance(id: u32, app: &str) -> InstanceView {
         max_restarts: 16,
         listen: Vec::new(),
         slot: None,
+        health: Default::default(),
         env: None,
     }
 }

@@ -8,12 +8,13 @@ use std::ffi::OsString;
 
 /// Variables that Herdwire sets for each instance, or that speak of descriptors of one process. Never inherited, and
 /// refused in an app's `env`.
-const OF_ONE_PROCESS: [&str; 16] = [
+const OF_ONE_PROCESS: [&str; 17] = [
     "HERDWIRE_HERD",
     "HERDWIRE_HOME",
     "HERDWIRE_ID",
     "HERDWIRE_INCARNATION",
     "HERDWIRE_INDEX",
+    "HERDWIRE_INSTANCE",
     "HERDWIRE_INSTANCES",
     "HERDWIRE_LINK",
     "HERDWIRE_NAME",

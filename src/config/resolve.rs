@@ -158,6 +158,10 @@ fn environment(app: &AppFile, inherited: &BTreeMap<String, String>) -> Result<BT
         }
     }
     let mut env = inherited.clone();
+    if app.bounds.user.is_some() {
+        // These belong to whoever starts it. Its user's own are set when it is made.
+        env.retain(|name, _| !matches!(name.as_str(), "HOME" | "LOGNAME" | "MAIL" | "SHELL" | "USER"));
+    }
     // Programs are looked for in the PATH that the app will have.
     env.extend(
         app.env.iter().filter(|(name, _)| name.value == "PATH").map(|(_, value)| ("PATH".into(), value.clone())),

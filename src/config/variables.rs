@@ -11,8 +11,10 @@ use crate::relay::NodeId;
 /// Which instance, and where its files are.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity<'a> {
-    /// Unique in the supervisor: pm2's `pm_id`.
+    /// The number that users know it by: pm2's `pm_id`.
     pub id: u32,
+    /// What the wire knows it by. Differs from `id` for one that took another's place in a reload.
+    pub instance: u32,
     /// Counts within the app.
     pub index: u32,
     /// Which process of the instance it is, counted from 1.
@@ -37,6 +39,7 @@ pub fn instance_variables(spec: &AppSpec, identity: &Identity<'_>) -> Vec<(Strin
         ("HERDWIRE_NAME", spec.name.clone()),
         ("HERDWIRE_HERD", spec.herd.clone()),
         ("HERDWIRE_ID", id.clone()),
+        ("HERDWIRE_INSTANCE", identity.instance.to_string()),
         ("HERDWIRE_INDEX", index.clone()),
         ("HERDWIRE_INCARNATION", identity.incarnation.to_string()),
         ("HERDWIRE_INSTANCES", spec.instances.to_string()),
@@ -89,6 +92,7 @@ mod tests {
         let spec = testing::spec("web");
         let identity = Identity {
             id: 7,
+            instance: 9,
             incarnation: 3,
             index: 1,
             restarts: 3,
@@ -101,6 +105,7 @@ mod tests {
         let value = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         assert_eq!(value("HERDWIRE_ID"), Some("7"));
         assert_eq!(value("pm_id"), Some("7"));
+        assert_eq!(value("HERDWIRE_INSTANCE"), Some("9"));
         assert_eq!(value("NODE_APP_INSTANCE"), Some("1"));
         assert_eq!(value("restart_time"), Some("3"));
         assert_eq!(value("PM2_HOME"), Some("/home/u/.herdwire"));

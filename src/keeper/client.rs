@@ -76,6 +76,8 @@ pub struct Inheritance {
 pub struct KeeperLink {
     sender: KeeperSender,
     buffer: Box<[u8; RECORD_BYTES]>,
+    /// What the keeper said first.
+    hello: Option<protocol::Hello>,
 }
 
 /// Speaks to the keeper; cheap to clone, for threads that store descriptors themselves.
@@ -109,7 +111,8 @@ impl KeeperLink {
         fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         let limit = TimeVal::milliseconds(SEND_LIMIT.as_millis() as i64);
         setsockopt(&socket, sockopt::SendTimeout, &limit)?;
-        Ok(KeeperLink { sender: KeeperSender { socket: Arc::new(socket) }, buffer: Box::new([0; RECORD_BYTES]) })
+        let sender = KeeperSender { socket: Arc::new(socket) };
+        Ok(KeeperLink { sender, buffer: Box::new([0; RECORD_BYTES]), hello: None })
     }
 
     /// Receives what the keeper hands over to a new supervisor. Blocks, for `limit` at most.
@@ -118,27 +121,54 @@ impl KeeperLink {
     /// `TimedOut`; `UnexpectedEof` when the keeper went away; `Unsupported` when it speaks another protocol;
     /// `InvalidData` when descriptors were lost on the way (this process may open too few of them).
     pub fn inheritance(&mut self, limit: Duration) -> io::Result<Inheritance> {
+        self.collect(limit, None)
+    }
+
+    /// For a standby that has said [`KeeperSender::valid`] and dropped all descriptors of its first [`Inheritance`]:
+    /// waits for its turn, for `limit` at most, and receives everything anew, as it is now that the incumbent has
+    /// frozen. From then on this process serves, and has two seconds to say that it is ready.
+    ///
+    /// # Errors
+    /// As of [`KeeperLink::inheritance`]; `UnexpectedEof` also when the upgrade came to nothing.
+    ///
+    /// # Panics
+    /// Without an [`KeeperLink::inheritance`] before.
+    pub fn take(&mut self, limit: Duration) -> io::Result<Inheritance> {
+        let hello = self.hello.expect("a standby has received its inheritance before it takes over");
+        self.collect(limit, Some(hello))
+    }
+
+    /// Receives everything from `HELLO`, or from `TAKE` when the keeper has said hello before, up to `END`.
+    fn collect(&mut self, limit: Duration, known: Option<protocol::Hello>) -> io::Result<Inheritance> {
         let deadline = Instant::now() + limit;
         let mut inheritance: Option<Inheritance> = None;
         loop {
             self.wait_readable(deadline)?;
             let received = match self.receive() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 other => other?,
             };
             if received.length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let message = protocol::FromKeeper::parse(&self.buffer[..received.length]);
-            match (message, &mut inheritance) {
-                (Some(protocol::FromKeeper::Hello(hello)), _) => inheritance = Some(begin(hello)?),
-                (Some(protocol::FromKeeper::Descriptors(names)), Some(all)) => {
+            match (message, &mut inheritance, known) {
+                (Some(protocol::FromKeeper::Hello(hello)), _, None) => {
+                    inheritance = Some(begin(hello)?);
+                    self.hello = Some(hello);
+                }
+                (Some(protocol::FromKeeper::Take), _, Some(hello)) => inheritance = Some(begin(hello)?),
+                (Some(protocol::FromKeeper::Descriptors(names)), Some(all), _) => {
                     let known = |(raw, descriptor)| Some((Name::from_bytes(raw)?, descriptor));
                     all.descriptors.extend(names.iter().zip(received.descriptors).filter_map(known));
                 }
-                (Some(protocol::FromKeeper::Exit(exit)), Some(all)) => all.exits.push(exit),
-                (Some(protocol::FromKeeper::End), Some(_)) => break,
-                // `STOP` and `REFUSED` come after `END`; anything else is of a later keeper.
+                (Some(protocol::FromKeeper::Exit(exit)), Some(all), _) => all.exits.push(exit),
+                (Some(protocol::FromKeeper::End), Some(_), _) => break,
+                // `STOP` and `REFUSED` come after `END`, what comes before `TAKE` will come again, and anything else is of
+                // a later keeper.
                 _ => {}
             }
         }

@@ -1,19 +1,22 @@
 //! The keeper's place: its home folder, the lock on it, its log, and what it cuts itself loose from.
 //!
-//! Owns the lock for as long as the process lives: whoever holds it is *the* keeper of this home. It is close-on-exec
-//! and so held by nobody else.
+//! Owns the lock: whoever holds it is *the* keeper of this home. It also lies in the store, so that a supervisor whose
+//! keeper has died holds it still; instances never inherit it.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
+use super::estate::Estate;
+use super::name::{Kind, Name};
+use super::protocol::{Hello, PROTOCOL_VERSION, Reason};
 use super::{KeeperOptions, SetupError, sys};
 
 /// The most descriptors that a store is made for, whatever the user may open.
@@ -27,21 +30,22 @@ const OWN_DESCRIPTORS: u64 = 64;
 pub(super) struct Home {
     path: PathBuf,
     folder: OwnedFd,
-    lock: Flock<File>,
+    lock: File,
 }
 
 impl Home {
-    /// Opens and locks a home; `None` when another keeper has it.
-    pub fn lock(path: &Path) -> Result<Option<Home>, SetupError> {
-        let at = |source: io::Error| SetupError::Home { home: path.into(), source };
-        let path = path.canonicalize().map_err(at)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let folder = open(&path, flags, Mode::empty()).map_err(|errno| at(errno.into()))?;
-        let lock = create(&folder, "lock", OFlag::empty()).map_err(at)?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Home { path, folder, lock })),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(at(errno.into())),
+    /// Opens and locks a home, unless `left` is its lock already; `None` when another keeper has it.
+    fn lock(path: &Path, left: Option<&OwnedFd>) -> io::Result<Option<Home>> {
+        let path = path.canonicalize()?;
+        let folder = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        if let Some(left) = left {
+            return Ok(Some(Home { path, folder, lock: left.try_clone()?.into() }));
+        }
+        let lock = create(&folder, "lock", OFlag::empty())?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Home { path, folder, lock })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
@@ -82,36 +86,56 @@ fn create(folder: &OwnedFd, name: &str, extra: OFlag) -> io::Result<File> {
     Ok(File::from(openat(folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?))
 }
 
-/// What the limit of open descriptors was, and how many of them the store may hold.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Descriptors {
-    pub users_limit: u64,
-    pub store_limit: u32,
-}
-
-/// Closes what was inherited by accident, locks the home, detaches unless in the foreground, raises the limit of open
-/// descriptors. `None` when another keeper has the home.
-pub(super) fn settle(options: &KeeperOptions) -> Result<Option<(Home, Descriptors)>, SetupError> {
+/// Takes over what an earlier keeper left, or closes what was inherited by accident, locks the home, detaches and raises
+/// the limit of open descriptors. `None` when another keeper has the home.
+pub(super) fn settle(options: &mut KeeperOptions) -> Result<Option<(Home, Estate)>, SetupError> {
     let system = |source: io::Error| SetupError::System { source };
-    if !options.foreground {
+    let at_home = |source: io::Error| SetupError::Home { home: options.home.clone(), source };
+    let stored = std::mem::take(&mut options.stored);
+    let left = options.left.map(Estate::take_over).transpose().map_err(system)?;
+    let detached = !options.foreground && !options.attached && left.is_none();
+    if detached && stored.is_empty() {
         // A shell's descriptor that came along with the CLI would be held for as long as the herd runs.
-        let mut spared: Vec<RawFd> = options.stored.iter().map(|(_, descriptor)| descriptor.as_raw_fd()).collect();
-        sys::close_others(&mut spared);
+        sys::close_all();
     }
-    let Some(home) = Home::lock(&options.home)? else { return Ok(None) };
-    if !options.foreground {
-        home.detach().map_err(|source| SetupError::Home { home: options.home.clone(), source })?;
+    let lock_name = Name::new(Kind::Lock, 0, 0).to_bytes();
+    let lock = left.iter().flat_map(|left| &left.stored).find(|(name, _)| *name == lock_name);
+    let home = Home::lock(&options.home, lock.map(|(_, lock)| lock)).map_err(at_home)?;
+    let Some(home) = home else { return Ok(None) };
+    if detached {
+        home.detach().map_err(at_home)?;
     }
+    sys::set_home(home.path());
     chdir(home.path()).map_err(|errno| system(errno.into()))?;
     // The pid is for people and nobody decides by it, so that failing to write it is no reason to stop.
-    let _ = home.lock.set_len(0).and_then(|()| writeln!(&*home.lock, "{}", std::process::id()));
-    Ok(Some((home, raise_descriptor_limit().map_err(system)?)))
+    let _ = home.lock.set_len(0).and_then(|()| writeln!(&home.lock, "{}", std::process::id()));
+    // Where that is allowed; the supervisor and the instances get scores of their own.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+    let estate = match left {
+        Some(left) => left,
+        None => {
+            let mut estate = Estate::of(raise_descriptor_limit(options.foreground).map_err(system)?);
+            estate.stored = stored.into_iter().map(|(name, descriptor)| (name.to_bytes(), descriptor)).collect();
+            estate.stored.push((lock_name, home.lock.try_clone().map_err(system)?.into()));
+            estate
+        }
+    };
+    Ok(Some((home, estate)))
 }
 
-fn raise_descriptor_limit() -> io::Result<Descriptors> {
+/// Raises the limit as far as it goes; what supervisors are told about it.
+fn raise_descriptor_limit(foreground: bool) -> io::Result<Hello> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let capacity = hard.saturating_sub(OWN_DESCRIPTORS).min(STORE_LIMIT);
-    // The last tenth stays free: descriptors that are on their way count as well.
-    Ok(Descriptors { users_limit: soft, store_limit: (capacity * 9 / 10) as u32 })
+    Ok(Hello {
+        protocol: PROTOCOL_VERSION,
+        reason: Reason::First,
+        foreground,
+        keeper_pid: std::process::id(),
+        epoch: 0,
+        descriptor_limit: soft,
+        // The last tenth stays free: descriptors that are on their way count as well.
+        store_limit: (capacity * 9 / 10) as u32,
+    })
 }

@@ -10,8 +10,8 @@
 //! | SIGCHLD | reaps |
 //! | SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU | ignored: neither a terminal nor a slip of the hand stops a keeper |
 //!
-//! The keeper's own death is the one that this room cannot help against. Its place is the supervisor's end of the
-//! socket pair ([`client::FromKeeper::Gone`]): the supervisor has a copy of every descriptor and can turn into a keeper.
+//! The keeper's own death is seen at the supervisor's end of the socket pair ([`client::FromKeeper::Gone`]): the supervisor has a
+//! copy of every descriptor and becomes the keeper ([`heir`]).
 //!
 //! Invariants
 //! - What a supervisor sent before it died counts: its socket is emptied before its successor starts.
@@ -19,24 +19,24 @@
 //! - No send blocks, no table grows, no wait has no limit.
 
 pub mod client;
-mod exits;
+mod estate;
 pub mod handle;
+pub mod heir;
 mod home;
-mod launch;
+mod line;
 mod log;
 pub mod name;
 pub mod protocol;
 mod rules;
 mod run;
-mod signals;
-mod store;
-mod sweep;
+mod service;
 mod sys;
-mod telling;
+mod tables;
+mod upgrade;
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use name::Name;
@@ -52,12 +52,16 @@ pub const FORCED: i32 = 70;
 pub struct KeeperOptions {
     /// The home folder, which exists.
     pub home: PathBuf,
-    /// Keep session and stdio: for `herdwire run`, and containers.
+    /// Keep session and stdio, have the apps' output there, and end with the apps: for `herdwire run`, and containers.
     pub foreground: bool,
+    /// Keep session and stdio, and nothing else of the above: for a service manager.
+    pub attached: bool,
     /// What lies in the store from the start.
     pub stored: Vec<(Name, OwnedFd)>,
     /// What is started as the supervisor.
     pub supervisor: Program,
+    /// The number of the memfd in which an earlier keeper, or its supervisor, told what it left to this program. The rest is then as it was there.
+    pub left: Option<RawFd>,
 }
 
 /// A program with its arguments, the zeroth included.
@@ -70,11 +74,9 @@ pub struct Program {
 impl KeeperOptions {
     /// A detached keeper of `home` whose supervisor is this very program.
     pub fn new(home: PathBuf) -> KeeperOptions {
-        let supervisor = Program {
-            path: "/proc/self/exe".into(),
-            arguments: vec![c"herdwire".to_owned(), c"__supervisor".to_owned()],
-        };
-        KeeperOptions { home, foreground: false, stored: Vec::new(), supervisor }
+        let supervisor =
+            Program { path: "/proc/self/exe".into(), arguments: vec![c"herdwire".into(), c"__supervisor".into()] };
+        KeeperOptions { home, foreground: false, attached: false, stored: Vec::new(), supervisor, left: None }
     }
 }
 
@@ -104,13 +106,13 @@ impl SetupError {
 
 /// Keeps the home until the end; answers the code with which this process is to exit.
 ///
-/// For the main thread of a process without other threads and, unless in the foreground, without open descriptors of
-/// its own but those in `options`: all others are closed. Replaces signal dispositions and mask, and for a detached
+/// For the main thread of a process without other threads. One that is to be detached and has nothing in `stored` closes
+/// all descriptors that it was started with. Replaces signal dispositions and mask, and for a detached
 /// keeper session and stdio. Returns [`ALREADY_KEPT`] at once when another keeper has the home.
 ///
 /// # Errors
 /// It could not begin: nothing was started.
-pub fn run(options: KeeperOptions) -> Result<i32, SetupError> {
-    let Some((home, descriptors)) = home::settle(&options)? else { return Ok(ALREADY_KEPT) };
-    Ok(run::Keeper::new(home, descriptors, options)?.keep())
+pub fn run(mut options: KeeperOptions) -> Result<i32, SetupError> {
+    let Some((home, estate)) = home::settle(&mut options)? else { return Ok(ALREADY_KEPT) };
+    Ok(run::Keeper::new(home, estate, options.supervisor)?.keep())
 }

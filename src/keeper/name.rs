@@ -7,10 +7,28 @@ use std::fmt;
 /// Bytes of a name on the wire.
 pub const NAME_BYTES: usize = 16;
 
-/// What a stored descriptor is. Numbers are frozen: a later version only adds some.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u16)]
-pub enum Kind {
+macro_rules! kinds {
+    ($($(#[$about:meta])* $kind:ident = $number:literal,)*) => {
+        /// What a stored descriptor is. Numbers are frozen: a later version only adds some.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Kind {
+            $($(#[$about])* $kind = $number,)*
+        }
+
+        impl Kind {
+            /// The kind of this number; `None` for one of a later version.
+            pub fn from_number(number: u16) -> Option<Kind> {
+                match number {
+                    $($number => Some(Kind::$kind),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
     /// The state memfd. `owner` 0.
     State = 1,
     /// The CLI's listening socket. `owner` 0.
@@ -51,35 +69,6 @@ pub enum Kind {
     Program = 19,
     /// What changed last, for those who watch: a memfd. `owner` 0.
     Journal = 20,
-}
-
-impl Kind {
-    const ALL: [Kind; 20] = [
-        Kind::State,
-        Kind::Control,
-        Kind::Status,
-        Kind::Front,
-        Kind::Spec,
-        Kind::Settings,
-        Kind::Listener,
-        Kind::Pidfd,
-        Kind::Out,
-        Kind::Err,
-        Kind::Link,
-        Kind::Outbox,
-        Kind::Bell,
-        Kind::Directory,
-        Kind::Run,
-        Kind::Lock,
-        Kind::Notify,
-        Kind::Ready,
-        Kind::Program,
-        Kind::Journal,
-    ];
-
-    fn from_number(number: u16) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| *kind as u16 == number)
-    }
 }
 
 /// A name in the store.
@@ -136,7 +125,9 @@ mod tests {
 
     #[test]
     fn every_kind_comes_back_and_an_unknown_one_does_not() {
-        for kind in Kind::ALL {
+        for number in 1..=20 {
+            let kind = Kind::from_number(number).unwrap();
+            assert_eq!(kind as u16, number);
             let name = Name::part(kind, 70_000, 255, 3);
             assert_eq!(Name::from_bytes(&name.to_bytes()), Some(name));
         }

@@ -1,7 +1,7 @@
 //! What keeper and supervisor say to each other: one record of the socket pair is one message.
 //!
-//! A record is a header of 16 bytes `{type: u16, flags: u16, length: u32, sequence: u64}`, little-endian, and a body of
-//! `length` bytes. Written by hand and frozen: keeper and supervisor may come from different releases. A later release
+//! A record is a header of 8 bytes `{type: u16, flags: u16, length: u32}`, little-endian, and a body of `length` bytes, its
+//! fields in the order in which they stand below. Written by hand and frozen: keeper and supervisor may come from different releases. A later release
 //! adds types, or fields at the end of a body; what is not known here is skipped. Neither side waits for the other
 //! inside a message, and no message carries text of a user.
 //!
@@ -28,6 +28,7 @@
 //! goes on; one that was answers whoever asked and exits, and the keeper starts its program again, as after a crash: the
 //! standby may have acted meanwhile.
 
+use std::fmt;
 use std::time::Duration;
 
 use herdwire_ipc::seqpacket::MAX_DESCRIPTORS;
@@ -38,7 +39,7 @@ use super::name::NAME_BYTES;
 pub const PROTOCOL_VERSION: u16 = 1;
 
 /// Bytes of a header.
-pub const HEADER_BYTES: usize = 16;
+pub const HEADER_BYTES: usize = 8;
 
 /// The most bytes that a record of this protocol takes: a full `FDS`.
 pub const RECORD_BYTES: usize = HEADER_BYTES + MAX_DESCRIPTORS * NAME_BYTES;
@@ -46,184 +47,145 @@ pub const RECORD_BYTES: usize = HEADER_BYTES + MAX_DESCRIPTORS * NAME_BYTES;
 /// A name as it travels. The keeper keeps names that it cannot read: a later supervisor can.
 pub type RawName = [u8; NAME_BYTES];
 
-mod kind {
-    pub const STORE: u16 = 1;
-    pub const DROP: u16 = 2;
-    pub const ACK: u16 = 3;
-    pub const ALIVE: u16 = 4;
-    pub const READY: u16 = 5;
-    pub const GOODBYE: u16 = 6;
-    pub const UPGRADE: u16 = 7;
-    pub const QUIESCED: u16 = 8;
-    pub const VALID: u16 = 9;
-    pub const RENEW: u16 = 10;
-    pub const HELLO: u16 = 32;
-    pub const FDS: u16 = 33;
-    pub const EXIT: u16 = 34;
-    pub const END: u16 = 35;
-    pub const STOP: u16 = 36;
-    pub const REFUSED: u16 = 37;
-    pub const QUIESCE: u16 = 38;
-    pub const TAKE: u16 = 39;
-    pub const UPGRADED: u16 = 40;
-    pub const UPGRADE_FAILED: u16 = 41;
+/// What a message or a part of one is made of, in bytes.
+trait Field<'a>: Sized {
+    fn put(&self, record: &mut Record);
+    fn take(body: &mut Body<'a>) -> Option<Self>;
 }
 
-/// What a supervisor says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ToKeeper {
-    /// Hold the descriptor that comes with this, under this name; one of the same name is replaced.
-    Store(RawName),
-    /// Close the descriptor of this name.
-    Drop(RawName),
-    /// Every exit up to and including this one is committed and need not be told again.
-    Acknowledge(u64),
-    /// I am not hanging.
-    Alive,
-    /// I have adopted everything and answer requests.
-    Ready,
-    /// I have ended everything and end now; the keeper is to exit with this code.
-    Goodbye(i32),
-    /// Try the program that comes with this as my successor. A second descriptor becomes its stderr until it is ready.
-    Upgrade,
-    /// I have committed everything, touch nothing any more, and wait for the outcome.
-    Quiesced,
-    /// I can read the state, and am ready to take over.
-    Valid,
-    /// Replace yourself by the program that comes with this, in place.
-    Renew,
-}
-
-impl ToKeeper {
-    /// The message as a record.
-    pub fn to_record(self) -> Record {
-        match self {
-            ToKeeper::Store(name) => Record::new(kind::STORE, 0).with(&name),
-            ToKeeper::Drop(name) => Record::new(kind::DROP, 0).with(&name),
-            ToKeeper::Acknowledge(sequence) => Record::new(kind::ACK, sequence),
-            ToKeeper::Alive => Record::new(kind::ALIVE, 0),
-            ToKeeper::Ready => Record::new(kind::READY, 0),
-            ToKeeper::Goodbye(code) => Record::new(kind::GOODBYE, 0).with(&code.to_le_bytes()),
-            ToKeeper::Upgrade => Record::new(kind::UPGRADE, 0),
-            ToKeeper::Quiesced => Record::new(kind::QUIESCED, 0),
-            ToKeeper::Valid => Record::new(kind::VALID, 0),
-            ToKeeper::Renew => Record::new(kind::RENEW, 0),
+/// A struct is its fields, one after the other.
+macro_rules! fields {
+    ($type:ident { $($name:ident),* }) => {
+        impl Field<'_> for $type {
+            fn put(&self, record: &mut Record) {
+                $(self.$name.put(record);)*
+            }
+            fn take(body: &mut Body<'_>) -> Option<$type> {
+                Some($type { $($name: Field::take(body)?),* })
+            }
         }
-    }
-
-    /// Reads a record; `None` for what is not one of these or is too short.
-    pub fn parse(record: &[u8]) -> Option<ToKeeper> {
-        let (kind, sequence, mut body) = split(record)?;
-        Some(match kind {
-            kind::STORE => ToKeeper::Store(body.take()?),
-            kind::DROP => ToKeeper::Drop(body.take()?),
-            kind::ACK => ToKeeper::Acknowledge(sequence),
-            kind::ALIVE => ToKeeper::Alive,
-            kind::READY => ToKeeper::Ready,
-            kind::GOODBYE => ToKeeper::Goodbye(i32::from_le_bytes(body.take()?)),
-            kind::UPGRADE => ToKeeper::Upgrade,
-            kind::QUIESCED => ToKeeper::Quiesced,
-            kind::VALID => ToKeeper::Valid,
-            kind::RENEW => ToKeeper::Renew,
-            _ => return None,
-        })
-    }
+    };
 }
 
-/// What a keeper says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FromKeeper<'a> {
-    /// The first message: who speaks and why this supervisor was started.
-    Hello(Hello),
-    /// Names of the descriptors that come with this, in their order.
-    Descriptors(&'a [RawName]),
-    /// A child of the keeper ended.
-    Exit(Exit),
-    /// That was all that there was; from now on news.
-    End,
-    /// End all instances, say goodbye, end.
-    Stop,
-    /// The store is full: the descriptor of this name is not in it.
-    Refused(RawName),
-    /// To the incumbent: freeze, commit, say `QUIESCED`.
-    Quiesce,
-    /// To the standby: forget the descriptors and exits that you have; all of them come again, then `END`. Then you serve.
-    Take,
-    /// To the incumbent: your successor is ready; end.
-    Upgraded,
-    /// To the incumbent: it came to nothing.
-    UpgradeFailed(UpgradeFailure),
-}
-
-/// How far an upgrade came, and how the standby ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UpgradeFailure {
-    pub stage: UpgradeStage,
-    /// How it ended; `None` when it had to be killed because it did not answer in time.
-    pub status: Option<ExitStatus>,
-}
-
-/// The stages of an upgrade. A stage of a later keeper reads as the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum UpgradeStage {
-    /// The program could not be started.
-    Start = 0,
-    /// It did not get as far as saying that it can read the state.
-    Validation = 1,
-    /// The incumbent did not freeze in time.
-    Freeze = 2,
-    /// It was told to take over and did not get ready.
-    Takeover = 3,
-}
-
-impl<'a> FromKeeper<'a> {
-    /// The message as a record.
-    pub fn to_record(&self) -> Record {
-        match self {
-            FromKeeper::Hello(hello) => hello.to_record(),
-            FromKeeper::Descriptors(names) => Record::new(kind::FDS, 0).with(names.as_flattened()),
-            FromKeeper::Exit(exit) => exit.to_record(),
-            FromKeeper::End => Record::new(kind::END, 0),
-            FromKeeper::Stop => Record::new(kind::STOP, 0),
-            FromKeeper::Refused(name) => Record::new(kind::REFUSED, 0).with(name),
-            FromKeeper::Quiesce => Record::new(kind::QUIESCE, 0),
-            FromKeeper::Take => Record::new(kind::TAKE, 0),
-            FromKeeper::Upgraded => Record::new(kind::UPGRADED, 0),
-            FromKeeper::UpgradeFailed(failure) => failure.to_record(),
+/// An enum of messages, each with its type on the wire.
+macro_rules! messages {
+    ($(#[$about:meta])* $type:ident $(<$life:lifetime>)? {
+        $($(#[$doc:meta])* $kind:literal = $variant:ident $(($($name:ident: $field:ty),*))?,)*
+    }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $type $(<$life>)? {
+            $($(#[$doc])* $variant $(($($field),*))?,)*
         }
-    }
 
-    /// Reads a record; `None` for what is not one of these or is too short.
-    pub fn parse(record: &'a [u8]) -> Option<FromKeeper<'a>> {
-        let (kind, sequence, mut body) = split(record)?;
-        Some(match kind {
-            kind::HELLO => FromKeeper::Hello(Hello::parse(body)?),
-            kind::FDS => FromKeeper::Descriptors(body.0.as_chunks().0),
-            kind::EXIT => FromKeeper::Exit(Exit::parse(sequence, body)?),
-            kind::END => FromKeeper::End,
-            kind::STOP => FromKeeper::Stop,
-            kind::REFUSED => FromKeeper::Refused(body.take()?),
-            kind::QUIESCE => FromKeeper::Quiesce,
-            kind::TAKE => FromKeeper::Take,
-            kind::UPGRADED => FromKeeper::Upgraded,
-            kind::UPGRADE_FAILED => FromKeeper::UpgradeFailed(UpgradeFailure::parse(body)?),
-            _ => return None,
-        })
+        impl $(<$life>)? $type $(<$life>)? {
+            /// The message as a record.
+            pub fn to_record(&self) -> Record {
+                match self {
+                    $($type::$variant $(($($name),*))? => {
+                        #[allow(unused_mut)] // Some messages are nothing but their type.
+                        let mut record = Record::new($kind);
+                        $($($name.put(&mut record);)*)?
+                        record
+                    })*
+                }
+            }
+
+            /// Reads a record; `None` for what is not one of these or is too short.
+            pub fn parse(record: &$($life)? [u8]) -> Option<Self> {
+                #[allow(unused_mut)] // As above.
+                let (kind, mut body) = split(record)?;
+                Some(match kind {
+                    $($kind => $type::$variant $(($(<$field>::take(&mut body)?),*))?,)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+messages! {
+    /// What a supervisor says.
+    ToKeeper {
+        /// Hold the descriptor that comes with this, under this name; one of the same name is replaced.
+        1 = Store(name: RawName),
+        /// Close the descriptor of this name.
+        2 = Drop(name: RawName),
+        /// Every exit up to and including this one is committed and need not be told again.
+        3 = Acknowledge(sequence: u64),
+        /// I am not hanging.
+        4 = Alive,
+        /// I have adopted everything and answer requests.
+        5 = Ready,
+        /// I have ended everything and end now; the keeper is to exit with this code.
+        6 = Goodbye(code: i32),
+        /// Try the program that comes with this as my successor. A second descriptor becomes its stderr.
+        7 = Upgrade,
+        /// I have committed everything, touch nothing any more, and wait for the outcome.
+        8 = Quiesced,
+        /// I can read the state, and am ready to take over.
+        9 = Valid,
+        /// Replace yourself by the program that comes with this, in place.
+        10 = Renew,
+    }
+}
+
+messages! {
+    /// What a keeper says.
+    FromKeeper<'a> {
+        /// The first message: who speaks and why this supervisor was started.
+        32 = Hello(hello: Hello),
+        /// Names of the descriptors that come with this, in their order.
+        33 = Descriptors(names: &'a [RawName]),
+        /// A child of the keeper ended.
+        34 = Exit(exit: Exit),
+        /// That was all that there was; from now on news.
+        35 = End,
+        /// End all instances, say goodbye, end.
+        36 = Stop,
+        /// The store is full: the descriptor of this name is not in it.
+        37 = Refused(name: RawName),
+        /// To the incumbent: freeze, commit, say `QUIESCED`.
+        38 = Quiesce,
+        /// To the standby: forget the descriptors and exits that you have; all of them come again, then `END`. Then you serve.
+        39 = Take,
+        /// To the incumbent: your successor is ready; end.
+        40 = Upgraded,
+        /// To the incumbent: it came to nothing.
+        41 = UpgradeFailed(failure: UpgradeFailure),
+    }
+}
+
+messages! {
+    /// What one keeper leaves to the next (`keeper::heir`). Descriptors are numbers, open in both.
+    Legacy {
+        /// How the keeper was: its epoch is that of the last supervisor.
+        64 = Keeper(hello: Hello),
+        /// The number that the last exit had.
+        65 = LastExit(sequence: u64),
+        /// An exit that nobody has acknowledged.
+        66 = Exit(exit: Exit),
+        /// A descriptor of the store.
+        67 = Stored(name: RawName, descriptor: i32),
+        /// A program of supervisors, the current one first.
+        68 = Program(descriptor: i32),
+        /// The supervisor that runs, and runs on: our end of its socket pair, and whether it is ready.
+        69 = Supervisor(pid: u32, socket: i32, ready: bool),
     }
 }
 
 /// Why a supervisor was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Reason {
     /// It is the first of this keeper.
-    First,
+    First = 0,
     /// The one before it died.
-    Crash,
+    Crash = 1,
     /// The one before it did not say that it was alive and was killed.
-    Hang,
+    Hang = 2,
     /// It is a standby: it is to look, say whether it could take over, and touch nothing until it is told to take.
-    Upgrade,
+    Upgrade = 3,
 }
 
 /// The keeper's first message.
@@ -232,52 +194,15 @@ pub struct Hello {
     pub protocol: u16,
     pub reason: Reason,
     pub foreground: bool,
+    pub keeper_pid: u32,
     /// Counts the supervisors of this keeper, from 1.
     pub epoch: u64,
-    pub keeper_pid: u32,
-    /// The most descriptors that the store takes.
-    pub store_limit: u32,
     /// The soft limit of open descriptors that the keeper was started with; its own is raised, an instance's must not be.
     pub descriptor_limit: u64,
+    /// The most descriptors that the store takes.
+    pub store_limit: u32,
 }
-
-impl Hello {
-    fn to_record(self) -> Record {
-        let reason = match self.reason {
-            Reason::First => 0,
-            Reason::Crash => 1,
-            Reason::Hang => 2,
-            Reason::Upgrade => 3,
-        };
-        Record::new(kind::HELLO, 0)
-            .with(&self.protocol.to_le_bytes())
-            .with(&[reason, u8::from(self.foreground)])
-            .with(&self.keeper_pid.to_le_bytes())
-            .with(&self.epoch.to_le_bytes())
-            .with(&self.descriptor_limit.to_le_bytes())
-            .with(&self.store_limit.to_le_bytes())
-    }
-
-    fn parse(mut body: Body<'_>) -> Option<Hello> {
-        let protocol = u16::from_le_bytes(body.take()?);
-        let [reason, foreground] = body.take()?;
-        Some(Hello {
-            protocol,
-            // A reason of a later keeper is still some kind of crash to us: there is something to adopt.
-            reason: match reason {
-                0 => Reason::First,
-                2 => Reason::Hang,
-                3 => Reason::Upgrade,
-                _ => Reason::Crash,
-            },
-            foreground: foreground != 0,
-            keeper_pid: u32::from_le_bytes(body.take()?),
-            epoch: u64::from_le_bytes(body.take()?),
-            descriptor_limit: u64::from_le_bytes(body.take()?),
-            store_limit: u32::from_le_bytes(body.take()?),
-        })
-    }
-}
+fields!(Hello { protocol, reason, foreground, keeper_pid, epoch, descriptor_limit, store_limit });
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,6 +211,32 @@ pub enum ExitStatus {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+}
+
+impl ExitStatus {
+    /// From what `wait(2)` says of a process that has ended.
+    pub fn of_wait(status: i32) -> ExitStatus {
+        match status & 0x7f {
+            0 => ExitStatus::Code(status >> 8 & 0xff),
+            signal => ExitStatus::Signal(signal),
+        }
+    }
+
+    fn to_wait(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => (code & 0xff) << 8,
+            ExitStatus::Signal(signal) => signal & 0x7f,
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitStatus::Code(code) => write!(f, "exited with code {code}"),
+            ExitStatus::Signal(number) => write!(f, "was ended by signal {number}"),
+        }
+    }
 }
 
 /// The end of one child of the keeper: an instance, or what an instance left behind.
@@ -302,70 +253,97 @@ pub struct Exit {
     /// Time that the kernel computed for them.
     pub system_time: Duration,
 }
+fields!(Exit { sequence, pid, pidfd_inode, status, user_time, system_time });
 
-impl Exit {
-    fn to_record(self) -> Record {
-        let (how, value) = match self.status {
-            ExitStatus::Code(code) => (0_u32, code),
-            ExitStatus::Signal(signal) => (1, signal),
-        };
-        Record::new(kind::EXIT, self.sequence)
-            .with(&self.pid.to_le_bytes())
-            .with(&how.to_le_bytes())
-            .with(&value.to_le_bytes())
-            .with(&self.pidfd_inode.to_le_bytes())
-            .with(&microseconds(self.user_time).to_le_bytes())
-            .with(&microseconds(self.system_time).to_le_bytes())
+/// How far an upgrade came, and how the standby ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpgradeFailure {
+    pub stage: UpgradeStage,
+    /// How it ended; `None` when it had to be killed because it, or the incumbent, did not answer in time.
+    pub status: Option<ExitStatus>,
+}
+fields!(UpgradeFailure { stage, status });
+
+/// The stages of an upgrade. A stage of a later keeper reads as the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum UpgradeStage {
+    /// The program could not be started.
+    Start = 0,
+    /// It did not get as far as saying that it can read the state.
+    Validation = 1,
+    /// The incumbent did not freeze in time.
+    Freeze = 2,
+    /// It was told to take over and did not get ready.
+    Takeover = 3,
+}
+
+macro_rules! numbers {
+    ($($type:ty)*) => {$(
+        impl Field<'_> for $type {
+            fn put(&self, record: &mut Record) {
+                record.append(&self.to_le_bytes());
+            }
+            fn take(body: &mut Body<'_>) -> Option<$type> {
+                take_bytes(body).map(<$type>::from_le_bytes)
+            }
+        }
+    )*};
+}
+numbers!(u8 u16 u32 u64 i32);
+
+/// What is told as one of the numbers.
+macro_rules! as_number {
+    ($($type:ty, $number:ty, $to:expr, $from:expr;)*) => {$(
+        impl Field<'_> for $type {
+            fn put(&self, record: &mut Record) {
+                let to: fn($type) -> $number = $to;
+                to(*self).put(record);
+            }
+            fn take(body: &mut Body<'_>) -> Option<$type> {
+                let from: fn($number) -> $type = $from;
+                Field::take(body).map(from)
+            }
+        }
+    )*};
+}
+as_number! {
+    ExitStatus, i32, ExitStatus::to_wait, ExitStatus::of_wait;
+    Option<ExitStatus>, i32, |status| status.map_or(-1, ExitStatus::to_wait),
+        |number| (number >= 0).then(|| ExitStatus::of_wait(number));
+    bool, u8, u8::from, |number| number != 0;
+    Duration, u64, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Duration::from_micros;
+    // A reason of a later keeper is still some kind of crash to us: there is something to adopt.
+    Reason, u8, |reason| reason as u8, |number| match number {
+        0 => Reason::First,
+        2 => Reason::Hang,
+        3 => Reason::Upgrade,
+        _ => Reason::Crash,
+    };
+    UpgradeStage, u32, |stage| u32::from(stage as u8), |number| match number {
+        0 => UpgradeStage::Start,
+        1 => UpgradeStage::Validation,
+        2 => UpgradeStage::Freeze,
+        _ => UpgradeStage::Takeover,
+    };
+}
+
+impl Field<'_> for RawName {
+    fn put(&self, record: &mut Record) {
+        record.append(self);
     }
-
-    fn parse(sequence: u64, mut body: Body<'_>) -> Option<Exit> {
-        let pid = u32::from_le_bytes(body.take()?);
-        let how = u32::from_le_bytes(body.take()?);
-        let value = i32::from_le_bytes(body.take()?);
-        Some(Exit {
-            sequence,
-            pid,
-            status: if how == 0 { ExitStatus::Code(value) } else { ExitStatus::Signal(value) },
-            pidfd_inode: u64::from_le_bytes(body.take()?),
-            user_time: Duration::from_micros(u64::from_le_bytes(body.take()?)),
-            system_time: Duration::from_micros(u64::from_le_bytes(body.take()?)),
-        })
+    fn take(body: &mut Body<'_>) -> Option<RawName> {
+        take_bytes(body)
     }
 }
 
-impl UpgradeFailure {
-    fn to_record(self) -> Record {
-        let (how, value) = match self.status {
-            None => (0_u32, 0),
-            Some(ExitStatus::Code(code)) => (1, code),
-            Some(ExitStatus::Signal(signal)) => (2, signal),
-        };
-        Record::new(kind::UPGRADE_FAILED, 0)
-            .with(&u32::from(self.stage as u8).to_le_bytes())
-            .with(&how.to_le_bytes())
-            .with(&value.to_le_bytes())
+impl<'a> Field<'a> for &'a [RawName] {
+    fn put(&self, record: &mut Record) {
+        record.append(self.as_flattened());
     }
-
-    fn parse(mut body: Body<'_>) -> Option<UpgradeFailure> {
-        let stage = match u32::from_le_bytes(body.take()?) {
-            0 => UpgradeStage::Start,
-            1 => UpgradeStage::Validation,
-            2 => UpgradeStage::Freeze,
-            _ => UpgradeStage::Takeover,
-        };
-        let how = u32::from_le_bytes(body.take()?);
-        let value = i32::from_le_bytes(body.take()?);
-        let status = match how {
-            1 => Some(ExitStatus::Code(value)),
-            2 => Some(ExitStatus::Signal(value)),
-            _ => None,
-        };
-        Some(UpgradeFailure { stage, status })
+    fn take(body: &mut Body<'a>) -> Option<&'a [RawName]> {
+        Some(body.as_chunks().0)
     }
-}
-
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// One message as bytes, in a buffer of fixed size.
@@ -375,20 +353,18 @@ pub struct Record {
 }
 
 impl Record {
-    fn new(kind: u16, sequence: u64) -> Record {
-        let mut bytes = [0; RECORD_BYTES];
-        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
-        bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
-        Record { bytes, length: HEADER_BYTES }
+    fn new(kind: u16) -> Record {
+        let mut record = Record { bytes: [0; RECORD_BYTES], length: HEADER_BYTES };
+        record.bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+        record
     }
 
     /// Appends to the body. No body of this protocol is larger than [`MAX_DESCRIPTORS`] names.
-    fn with(mut self, body: &[u8]) -> Record {
-        let end = self.length + body.len();
-        self.bytes[self.length..end].copy_from_slice(body);
+    fn append(&mut self, field: &[u8]) {
+        let end = self.length + field.len();
+        self.bytes[self.length..end].copy_from_slice(field);
         self.length = end;
         self.bytes[4..8].copy_from_slice(&((end - HEADER_BYTES) as u32).to_le_bytes());
-        self
     }
 
     /// Header and body.
@@ -398,25 +374,25 @@ impl Record {
 }
 
 /// What is left to read of a body.
-#[derive(Clone, Copy)]
-struct Body<'a>(&'a [u8]);
+type Body<'a> = &'a [u8];
 
-impl Body<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*head)
-    }
+fn take_bytes<const N: usize>(body: &mut Body<'_>) -> Option<[u8; N]> {
+    let (head, rest) = body.split_first_chunk()?;
+    *body = rest;
+    Some(*head)
 }
 
-/// Type, sequence and body of a record whose length says what it is.
-fn split(record: &[u8]) -> Option<(u16, u64, Body<'_>)> {
-    let mut header = Body(record);
-    let kind = u16::from_le_bytes(header.take()?);
-    let _flags: [u8; 2] = header.take()?;
-    let length = u32::from_le_bytes(header.take()?) as usize;
-    let sequence = u64::from_le_bytes(header.take()?);
-    Some((kind, sequence, Body(header.0.get(..length)?)))
+/// Type and body of a record whose length says what it is.
+fn split(mut record: &[u8]) -> Option<(u16, Body<'_>)> {
+    let (kind, _flags) = (u16::take(&mut record)?, u16::take(&mut record)?);
+    let length = u32::take(&mut record)? as usize;
+    Some((kind, record.get(..length)?))
+}
+
+/// The first of the records that lie one behind the other in `bytes`, and what follows it.
+pub fn split_off(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_, body) = split(bytes)?;
+    bytes.split_at_checked(HEADER_BYTES + body.len())
 }
 
 #[cfg(test)]
@@ -473,7 +449,7 @@ mod tests {
             FromKeeper::Descriptors(&names),
             FromKeeper::Descriptors(&[]),
             FromKeeper::Exit(exit()),
-            FromKeeper::Exit(Exit { status: ExitStatus::Code(-1), ..exit() }),
+            FromKeeper::Exit(Exit { status: ExitStatus::Code(255), ..exit() }),
             FromKeeper::End,
             FromKeeper::Stop,
             FromKeeper::Refused([3; 16]),
@@ -492,6 +468,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_to_a_later_keeper_is_read_record_by_record() {
+        let legacies = [
+            Legacy::Keeper(hello()),
+            Legacy::LastExit(u64::MAX),
+            Legacy::Exit(exit()),
+            Legacy::Stored([9; 16], 12),
+            Legacy::Program(5),
+            Legacy::Supervisor(4_000_000, 7, true),
+        ];
+        let bytes: Vec<u8> = legacies.iter().flat_map(|legacy| legacy.to_record().as_bytes().to_vec()).collect();
+        let (mut rest, mut read) = (&bytes[..], Vec::new());
+        while let Some((record, behind)) = split_off(rest) {
+            read.extend(Legacy::parse(record));
+            rest = behind;
+        }
+        assert_eq!((&read[..], rest.len()), (&legacies[..], 0));
+    }
+
+    #[test]
     fn a_record_that_is_cut_short_is_no_message() {
         for whole in [FromKeeper::Hello(hello()).to_record(), FromKeeper::Exit(exit()).to_record()] {
             for length in 0..whole.as_bytes().len() {
@@ -502,8 +497,9 @@ mod tests {
 
     #[test]
     fn an_unknown_type_is_skipped_and_longer_bodies_are_read() {
-        assert_eq!(ToKeeper::parse(Record::new(999, 1).with(b"later").as_bytes()), None);
-        let longer = exit().to_record().with(b"a field of a later release");
+        assert_eq!(ToKeeper::parse(Record::new(999).as_bytes()), None);
+        let mut longer = FromKeeper::Exit(exit()).to_record();
+        longer.append(b"a field of a later release");
         assert_eq!(FromKeeper::parse(longer.as_bytes()), Some(FromKeeper::Exit(exit())));
     }
 }

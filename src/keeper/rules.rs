@@ -1,6 +1,9 @@
-//! When a dead supervisor is replaced, and when a silent one is taken for dead. Pure: the time is handed in.
+//! When a dead supervisor is replaced, when a silent one is taken for dead, and how long an upgrade may take. Pure: the
+//! time is handed in.
 
 use std::time::{Duration, Instant};
+
+use super::protocol::UpgradeStage;
 
 /// Seconds without a word after which a supervisor is taken to hang.
 const SILENCE: u32 = 5;
@@ -21,17 +24,41 @@ const AFTER_READY: usize = 30;
 /// Deaths before READY: a supervisor that cannot start would otherwise be started without end.
 const BEFORE_READY: usize = 5;
 
-/// How soon a supervisor is replaced.
+/// Deaths before READY after which the program that worked before is tried instead.
+const OF_ONE_PROGRAM: usize = 3;
+
+/// How soon a supervisor is replaced, and by which program.
 #[derive(Debug, Default)]
 pub(super) struct Restarts {
     after_ready: Budget<AFTER_READY>,
     before_ready: Budget<BEFORE_READY>,
+    of_this_program: Budget<{ OF_ONE_PROGRAM - 1 }>,
 }
 
 impl Restarts {
     /// A supervisor died; how long its successor has to wait.
     pub fn pause(&mut self, was_ready: bool, now: Instant) -> Duration {
         if was_ready { self.after_ready.spend(now) } else { self.before_ready.spend(now) }
+    }
+
+    /// A supervisor died before it was ready; whether its program has failed often enough to try the other one, for
+    /// which the count begins anew.
+    pub fn gives_program_up(&mut self, now: Instant) -> bool {
+        let given_up = self.of_this_program.spend(now) > Duration::ZERO;
+        if given_up {
+            self.of_this_program = Budget::default();
+        }
+        given_up
+    }
+}
+
+/// How long a stage of an upgrade may take.
+pub(super) fn limit(stage: UpgradeStage) -> Duration {
+    match stage {
+        // It reads the state of a thousand instances on a busy machine, and nobody waits for it.
+        UpgradeStage::Start | UpgradeStage::Validation => Duration::from_secs(10),
+        // From here on nobody serves.
+        UpgradeStage::Freeze | UpgradeStage::Takeover => Duration::from_secs(2),
     }
 }
 
@@ -135,6 +162,16 @@ mod tests {
         assert_eq!(pauses[..5], [NOW; 5]);
         assert!(pauses[5..].iter().all(|pause| *pause == PAUSE));
         assert_eq!(restarts.pause(true, now), NOW, "deaths after READY have a budget of their own");
+    }
+
+    #[test]
+    fn the_other_program_is_tried_after_three_deaths_before_ready_within_ten_seconds() {
+        let start = Instant::now();
+        let mut restarts = Restarts::default();
+        let mut at = |millis| restarts.gives_program_up(start + Duration::from_millis(millis));
+        assert_eq!([at(0), at(9_000), at(10_001)], [false; 3], "the first one is too long ago");
+        assert!(at(11_000), "the third since 9 s");
+        assert_eq!([at(11_001), at(11_002), at(11_003)], [false, false, true], "the other one has three again");
     }
 
     #[test]

@@ -1,29 +1,34 @@
 //! The keeper's loop.
 //!
-//! Owns the supervisor's process and socket and says what happens next; what is to be told lies in `telling`, when to
-//! replace or give up a supervisor in `rules`. Everything that can wake the loop is waited for in [`Keeper::wait`].
+//! Owns the processes of supervisors and says what happens next; what is to be told lies in `line`, when to replace or
+//! give up a supervisor in `rules`, what an upgrade does in `upgrade`. Everything that can wake the loop is waited for in
+//! [`Keeper::wait`].
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-use herdwire_ipc::seqpacket::{self, Wait};
+use herdwire_ipc::seqpacket;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::Pid;
 
-use super::exits::{self, Exits};
-use super::home::{Descriptors, Home};
-use super::launch::Launcher;
-use super::protocol::{ExitStatus, HEADER_BYTES, Hello, PROTOCOL_VERSION, RECORD_BYTES, Reason, ToKeeper};
+use super::estate::Estate;
+use super::home::Home;
+use super::line::{Line, Told};
+use super::name::Kind;
+use super::protocol::{ExitStatus, FromKeeper, Hello, Reason, ToKeeper};
 use super::rules::{Restarts, Verdict, Watch};
-use super::store::Store;
+use super::service::{self, Service};
 use super::sys::{self, Reaped};
-use super::telling::{Telling, Told};
-use super::{FORCED, KeeperOptions, SetupError, log, signals, sweep};
+use super::tables::{self, Exits, Store};
+use super::upgrade::Upgrade;
+use super::{FORCED, Program, SetupError, log};
 
 /// How often the home is looked for and the supervisor's silence counted.
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,51 +45,59 @@ const LEAVE_BY_ITSELF: Duration = Duration::from_secs(1);
 /// How long the keeper kills what is left before it gives up.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// How often it looks again for something to kill.
-const SWEEP_EVERY: Duration = Duration::from_millis(20);
+/// How often it looks again for something to kill, and tries again to send what the kernel has no room for.
+const AGAIN: Duration = Duration::from_millis(20);
 
-/// How soon it tries again to send what the kernel has no room for.
-const RETRY: Duration = Duration::from_millis(20);
-
-/// Records taken from the supervisor before anything else has its turn.
+/// Records taken from a supervisor before anything else has its turn.
 const RECORDS_PER_TURN: usize = 256;
+
+/// The places of supervisors' processes: the one that serves; the standby, in an upgrade; after an upgrade, for a
+/// moment, the one that served before.
+pub(super) const SERVING: usize = 0;
+pub(super) const STANDBY: usize = 1;
+pub(super) const RELIEVED: usize = 2;
 
 /// The keeper.
 pub(super) struct Keeper {
-    home: Home,
+    pub home: Home,
     signals: SignalFd,
-    launcher: Launcher,
-    store: Store,
-    exits: Exits,
+    service: Service,
+    pub store: Store,
+    pub exits: Exits,
     restarts: Restarts,
-    hello: Hello,
-    supervisor: Supervisor,
-    phase: Phase,
+    /// What the next supervisor is told first.
+    pub hello: Hello,
+    /// What supervisors are started with.
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    /// The program of supervisors; after it, the one before it that reached READY.
+    pub programs: Vec<OwnedFd>,
+    pub seats: [Option<Running>; 3],
+    /// When the next supervisor is started, if none serves.
+    pub due: Instant,
+    pub upgrade: Option<Upgrade>,
+    /// The program that this keeper is to become.
+    pub renewal: Option<OwnedFd>,
+    pub phase: Phase,
     next_second: Instant,
 }
 
-enum Supervisor {
-    /// None runs; the next one is started at this time.
-    Due(Instant),
-    Running(Box<Running>),
-}
-
 /// A supervisor's process.
-struct Running {
-    pid: u32,
-    /// `None` when its other end is closed.
-    socket: Option<OwnedFd>,
-    telling: Telling,
+pub(super) struct Running {
+    pub pid: u32,
+    pub line: Line,
     watch: Watch,
-    ready: bool,
+    pub ready: bool,
+    /// It has said that it acts no more, and is held to it.
+    pub frozen: bool,
     /// The exit code that it said goodbye with.
     goodbye: Option<i32>,
-    /// How telling went the last time.
-    told: Told,
+    /// When its time is over.
+    pub kill_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
-enum Phase {
+pub(super) enum Phase {
     Keeping,
     /// All is to end; the supervisor was told, and has until `by`.
     Ending {
@@ -101,37 +114,41 @@ enum Phase {
 }
 
 impl Keeper {
-    /// Takes signals and children over.
-    pub fn new(home: Home, descriptors: Descriptors, options: KeeperOptions) -> Result<Keeper, SetupError> {
+    /// Takes signals, children and the estate over.
+    pub fn new(home: Home, estate: Estate, program: Program) -> Result<Keeper, SetupError> {
         let system = |source: io::Error| SetupError::System { source };
-        let launcher = Launcher::new(options.supervisor, &home)?;
-        let signals = signals::take().map_err(system)?;
+        let mut programs = estate.programs;
+        if programs.is_empty() {
+            let opened = File::options().read(true).custom_flags(libc::O_PATH).open(&program.path);
+            let unusable = |source| SetupError::Program { program: program.path, source };
+            programs.push(opened.and_then(sys::out_of_the_way).map_err(unusable)?);
+        }
+        let signals = sys::take_signals().map_err(system)?;
         prctl::set_child_subreaper(true).map_err(|errno| system(errno.into()))?;
         // Only for people that read process lists.
         let _ = prctl::set_name(c"herdwire-keeper");
-        let mut store = Store::new(descriptors.store_limit as usize);
-        for (name, descriptor) in options.stored {
-            store.put(name.to_bytes(), descriptor).map_err(|_| system(io::ErrorKind::QuotaExceeded.into()))?;
+        let mut store = Store::new(estate.hello.store_limit as usize);
+        for (name, descriptor) in estate.stored {
+            store.put(name, descriptor).map_err(|_| system(io::ErrorKind::QuotaExceeded.into()))?;
         }
-        let hello = Hello {
-            protocol: PROTOCOL_VERSION,
-            reason: Reason::First,
-            foreground: options.foreground,
-            epoch: 0,
-            keeper_pid: std::process::id(),
-            store_limit: descriptors.store_limit,
-            descriptor_limit: descriptors.users_limit,
-        };
+        let serving =
+            estate.supervisor.map(|(pid, socket, ready)| Running { ready, ..Running::new(pid, Line::resumed(socket)) });
         let now = Instant::now();
         Ok(Keeper {
             home,
             signals,
-            launcher,
+            service: Service::from_environment(),
             store,
-            exits: Exits::new(),
+            exits: Exits::new(estate.last_exit, estate.exits),
             restarts: Restarts::default(),
-            hello,
-            supervisor: Supervisor::Due(now),
+            hello: estate.hello,
+            arguments: program.arguments,
+            environment: sys::environment(&service::ENVIRONMENT),
+            programs,
+            seats: [serving, None, None],
+            due: now,
+            upgrade: None,
+            renewal: None,
             phase: Phase::Keeping,
             next_second: now + SECOND,
         })
@@ -144,19 +161,29 @@ impl Keeper {
                 return code;
             }
             self.start_if_due();
+            self.renew_if_quiet();
+            let next = self.pass_time();
             self.tell();
-            self.wait();
-            self.listen(RECORDS_PER_TURN);
+            self.wait(next);
+            for seat in [SERVING, STANDBY, RELIEVED] {
+                self.listen(seat, RECORDS_PER_TURN);
+            }
             self.take_signals();
-            self.pass_time();
         }
     }
 
     /// Reaps what has ended; answers the exit code once nothing is left at the end.
     fn reap(&mut self) -> Option<i32> {
-        self.reap_supervisor();
-        for _ in 0..exits::LIMIT {
-            if self.exits.is_full() && !matches!(self.phase, Phase::Leaving { .. }) {
+        // Supervisors by themselves: they are missed also while the table of exits is full.
+        for seat in [SERVING, STANDBY, RELIEVED] {
+            if let Some(pid) = self.seats[seat].as_ref().map(|running| running.pid)
+                && let Some(status) = sys::reap_this(pid)
+            {
+                self.died(seat, pid, status);
+            }
+        }
+        for _ in 0..tables::EXITS {
+            if self.exits.is_full() && !self.is_leaving() {
                 break;
             }
             match (sys::reap(), self.phase) {
@@ -164,8 +191,10 @@ impl Keeper {
                 (Reaped::NoChildren | Reaped::Nothing, _) => break,
                 // Nobody is left to be told.
                 (Reaped::Ended(_), Phase::Leaving { .. }) => {}
-                (Reaped::Ended(ended), _) if self.is_supervisor(ended.pid) => self.supervisor_died(ended.status),
-                (Reaped::Ended(ended), _) => self.exits.record(ended),
+                (Reaped::Ended(exit), _) => match self.seat_of(exit.pid) {
+                    Some(seat) => self.died(seat, exit.pid, exit.status),
+                    None => self.exits.record(exit),
+                },
             }
         }
         match self.phase {
@@ -177,26 +206,25 @@ impl Keeper {
         }
     }
 
-    /// Looks after the supervisor by itself: it is missed also while the table of exits is full.
-    fn reap_supervisor(&mut self) {
-        if let Supervisor::Running(running) = &self.supervisor
-            && let Some(status) = sys::reap_this(running.pid)
-        {
-            self.supervisor_died(status);
+    fn seat_of(&self, pid: u32) -> Option<usize> {
+        self.seats.iter().position(|seat| seat.as_ref().is_some_and(|running| running.pid == pid))
+    }
+
+    fn died(&mut self, seat: usize, pid: u32, status: ExitStatus) {
+        // What it said before it died still counts, and may have moved it. All of that lies in the socket by now, so
+        // this ends.
+        self.listen(seat, usize::MAX);
+        let Some(seat) = self.seat_of(pid) else { return };
+        match (seat, self.seats[seat].take()) {
+            (SERVING, Some(running)) => self.serving_died(&running, status),
+            (STANDBY, _) => self.standby_died(status),
+            _ => {}
         }
     }
 
-    fn is_supervisor(&self, pid: u32) -> bool {
-        matches!(&self.supervisor, Supervisor::Running(running) if running.pid == pid)
-    }
-
-    fn supervisor_died(&mut self, status: ExitStatus) {
-        // What it said before it died still counts. All of that lies in the socket by now, so this ends.
-        self.listen(usize::MAX);
+    fn serving_died(&mut self, running: &Running, status: ExitStatus) {
         let now = Instant::now();
-        let Supervisor::Running(running) = std::mem::replace(&mut self.supervisor, Supervisor::Due(now)) else {
-            return;
-        };
+        self.due = now;
         if let Some(code) = running.goodbye {
             return self.leave(code, now + LEAVE_BY_ITSELF);
         }
@@ -206,197 +234,219 @@ impl Keeper {
                 return self.force("supervisors die instead of ending the instances");
             }
         }
+        self.abandon_upgrade();
         let pause = self.restarts.pause(running.ready, now);
-        let when = if running.ready { "" } else { " before it was ready" };
-        let how = How(status);
-        log::line(format_args!("supervisor {} {how}{when}; starting the next in {} s", running.pid, pause.as_secs()));
+        self.due = now + pause;
         self.hello.reason = if running.watch.gave_up() { Reason::Hang } else { Reason::Crash };
-        self.supervisor = Supervisor::Due(now + pause);
+        let when = if running.ready { "" } else { " before it was ready" };
+        log::line(format_args!(
+            "supervisor {} {status}{when}; starting the next in {} s",
+            running.pid,
+            pause.as_secs()
+        ));
+        if !running.ready && self.restarts.gives_program_up(now) && self.programs.len() > 1 {
+            log::line(format_args!("supervisors of this program do not get ready; trying the one before it"));
+            self.programs.swap(0, 1);
+        }
     }
 
     fn start_if_due(&mut self) {
-        let now = Instant::now();
-        match self.supervisor {
-            Supervisor::Due(at) if at <= now && !matches!(self.phase, Phase::Leaving { .. }) => {}
-            _ => return,
+        if !self.may_start() || Instant::now() < self.due {
+            return;
         }
-        self.supervisor = match self.launcher.start() {
-            Ok((pid, socket)) => {
-                self.hello.epoch += 1;
-                let mut running = Running::new(pid, socket);
+        match self.start(&self.programs[0], None, self.hello.reason) {
+            Ok(mut running) => {
                 if matches!(self.phase, Phase::Ending { .. }) {
-                    running.telling.stop();
+                    running.line.say(FromKeeper::Stop);
                 }
-                Supervisor::Running(Box::new(running))
+                self.hello.epoch += 1;
+                self.seats[SERVING] = Some(running);
             }
             Err(error) => {
                 log::line(format_args!("cannot start a supervisor: {error}; trying again in 1 s"));
-                Supervisor::Due(now + SECOND)
+                self.due = Instant::now() + SECOND;
             }
-        };
+        }
     }
 
-    /// Tells the supervisor what it does not know yet.
+    /// Starts a process of a supervisor, of the epoch after this one.
+    pub fn start(&self, program: &OwnedFd, stderr: Option<&OwnedFd>, reason: Reason) -> io::Result<Running> {
+        let (ours, theirs) = seqpacket::pair()?;
+        let theirs = sys::out_of_the_way(theirs)?;
+        let with = (&self.arguments[..], &self.environment[..]);
+        let pid = sys::start(program.as_fd(), with, theirs.as_fd(), stderr.map(AsFd::as_fd))?;
+        Ok(Running::new(pid, Line::new(ours, Hello { reason, epoch: self.hello.epoch + 1, ..self.hello })))
+    }
+
+    /// Tells supervisors what they do not know yet.
     fn tell(&mut self) {
-        let Supervisor::Running(running) = &mut self.supervisor else { return };
-        let Some(socket) = &running.socket else { return };
-        running.told = running.telling.tell(socket.as_fd(), self.hello, &self.store, &self.exits);
-        if running.told == Told::Gone {
-            // What it sent before it closed its end still counts. If it lives on, its silence will end it.
-            self.listen(usize::MAX);
-            self.hang_up();
+        for seat in [SERVING, STANDBY, RELIEVED] {
+            let Some(running) = &mut self.seats[seat] else { continue };
+            if running.line.tell(&self.store, &self.exits) == Told::Gone {
+                // What it sent before it closed its end still counts. If it lives on, its silence will end it.
+                self.listen(seat, usize::MAX);
+                self.seats[seat].iter_mut().for_each(|running| running.line.hang_up());
+            }
         }
     }
 
-    fn hang_up(&mut self) {
-        if let Supervisor::Running(running) = &mut self.supervisor {
-            running.socket = None;
-        }
-    }
-
-    /// Waits for a signal, the supervisor, or the time.
-    fn wait(&self) {
-        let mut interest = Vec::with_capacity(2);
-        interest.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
-        if let Supervisor::Running(running) = &self.supervisor
-            && let Some(socket) = &running.socket
-        {
-            let mut events = PollFlags::empty();
-            events.set(PollFlags::POLLIN, !running.telling.must_be_heard());
-            events.set(PollFlags::POLLOUT, running.told == Told::Later);
-            interest.push(PollFd::new(socket.as_fd(), events));
-        }
-        let left = self.wake_at().saturating_duration_since(Instant::now());
+    /// Waits for a signal, a supervisor, or the time.
+    fn wait(&self, until: Instant) {
+        let lines = self.seats.iter().flatten().map(|running| &running.line);
+        // Only another try shows whether the kernel has room again.
+        let again = lines.clone().any(|line| line.told() == Told::Retry);
+        let mut interest = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        interest.extend(lines.filter_map(Line::interest));
+        let now = Instant::now();
+        let left = if again { until.min(now + AGAIN) } else { until }.saturating_duration_since(now);
         // Rounded up: a wait that ends too early would be taken up again at once, and again.
-        let milliseconds = left.as_micros().div_ceil(1000);
-        let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
         // Signals are blocked, so it is not interrupted; were it, the loop would just come round earlier.
         let _ = poll(&mut interest, timeout);
     }
 
-    /// When something is to be done although nothing happens.
-    fn wake_at(&self) -> Instant {
-        let supervisor = match (&self.supervisor, self.phase) {
-            (Supervisor::Due(at), Phase::Keeping | Phase::Ending { .. }) => Some(*at),
-            // Only another try shows whether the kernel has room again.
-            (Supervisor::Running(running), _) if running.told == Told::Retry => Some(Instant::now() + RETRY),
-            _ => None,
-        };
-        let phase = match self.phase {
-            Phase::Keeping => None,
-            Phase::Ending { by, .. } => by,
-            Phase::Leaving { kill_at, until, .. } => Some(until.min(kill_at.max(Instant::now() + SWEEP_EVERY))),
-        };
-        [supervisor, phase].into_iter().flatten().fold(self.next_second, Instant::min)
-    }
-
-    /// Takes what the supervisor said, up to so many records.
-    fn listen(&mut self, records: usize) {
-        let mut buffer = [0; RECORD_BYTES];
+    /// Takes what a supervisor said, up to so many records.
+    fn listen(&mut self, seat: usize, records: usize) {
         for _ in 0..records {
-            let Supervisor::Running(running) = &mut self.supervisor else { return };
-            let Some(socket) = &running.socket else { return };
+            let Some(running) = &mut self.seats[seat] else { return };
             // Also where all are read: then it is dead, and its refusals concern nobody.
-            if records != usize::MAX && running.telling.must_be_heard() {
+            if records != usize::MAX && running.line.must_be_heard() {
                 return;
             }
-            match seqpacket::receive(socket.as_fd(), &mut buffer, Wait::Never) {
-                Ok(received) if received.length == 0 => return self.hang_up(),
-                Ok(received) => {
-                    let message = ToKeeper::parse(&buffer[..received.length]);
-                    self.hear(message, received.descriptors);
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    // Its descriptors were lost on the way; of what it was, only the name is left.
-                    io::ErrorKind::InvalidData => self.hear(ToKeeper::parse(&buffer), Vec::new()),
-                    _ => return self.hang_up(),
-                },
+            let Some((message, descriptors)) = running.line.hear() else { return };
+            if running.goodbye.is_none() {
+                running.watch.heard();
             }
-            buffer[..HEADER_BYTES].fill(0);
+            // What a later release says is skipped.
+            if let Some(message) = message
+                && !self.heard_for_upgrade(seat, message)
+                && self.acts(seat)
+            {
+                self.obey(seat, message, descriptors);
+            }
         }
     }
 
-    fn hear(&mut self, message: Option<ToKeeper>, mut descriptors: Vec<OwnedFd>) {
-        let Supervisor::Running(running) = &mut self.supervisor else { return };
-        if running.goodbye.is_none() {
-            running.watch.heard();
+    /// Whether what this one says has effect: a standby only looks, and one that has frozen has let go.
+    fn acts(&self, seat: usize) -> bool {
+        match seat {
+            STANDBY => self.upgrade.as_ref().is_some_and(Upgrade::is_taking_over),
+            _ => self.seats[seat].as_ref().is_some_and(|running| !running.frozen),
         }
+    }
+
+    fn obey(&mut self, seat: usize, message: ToKeeper, descriptors: Vec<OwnedFd>) {
+        let Some(running) = &mut self.seats[seat] else { return };
+        let mut descriptors = descriptors.into_iter();
         match message {
-            Some(ToKeeper::Store(name)) => {
-                let stored = descriptors.pop().is_some_and(|descriptor| self.store.put(name, descriptor).is_ok());
+            ToKeeper::Store(name) => {
+                let stored = descriptors.next().is_some_and(|descriptor| self.store.put(name, descriptor).is_ok());
                 if !stored {
-                    running.telling.refuse(name);
+                    running.line.say(FromKeeper::Refused(name));
                 }
             }
-            Some(ToKeeper::Drop(name)) => self.store.remove(&name),
-            Some(ToKeeper::Acknowledge(sequence)) => self.exits.acknowledge(sequence),
-            Some(ToKeeper::Ready) => running.ready = true,
-            Some(ToKeeper::Goodbye(code)) => running.goodbye = Some(code),
-            // What a later release says is skipped.
-            Some(ToKeeper::Upgrade | ToKeeper::Quiesced | ToKeeper::Valid | ToKeeper::Renew) => {}
-            Some(ToKeeper::Alive) | None => {}
+            ToKeeper::Drop(name) => self.store.remove(&name),
+            ToKeeper::Acknowledge(sequence) => self.exits.acknowledge(sequence),
+            ToKeeper::Ready => {
+                running.ready = true;
+                self.service.ready();
+            }
+            ToKeeper::Goodbye(code) => running.goodbye = Some(code),
+            ToKeeper::Upgrade => self.begin_upgrade(descriptors.next(), descriptors.next()),
+            ToKeeper::Quiesced => self.froze(),
+            ToKeeper::Renew => self.renewal = descriptors.next(),
+            ToKeeper::Alive | ToKeeper::Valid => {}
         }
     }
 
     fn take_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            // SIGCHLD only wakes: the loop reaps in any case.
-            if signal.ssi_signo != Signal::SIGCHLD as u32 {
-                self.asked_to_end();
+            match self.phase {
+                // It only wakes: the loop reaps in any case.
+                _ if signal.ssi_signo == Signal::SIGCHLD as u32 => {}
+                Phase::Keeping => self.end(None),
+                Phase::Ending { since, .. } if since.elapsed() >= SECOND => self.force("it was asked for twice"),
+                Phase::Ending { .. } | Phase::Leaving { .. } => {}
             }
         }
     }
 
-    fn asked_to_end(&mut self) {
-        match self.phase {
-            Phase::Keeping => self.end(None),
-            Phase::Ending { since, .. } if since.elapsed() >= SECOND => self.force("it was asked for twice"),
-            Phase::Ending { .. } | Phase::Leaving { .. } => {}
-        }
-    }
-
-    /// Begins the orderly end.
+    /// Begins the orderly end. An upgrade goes its way, and whoever serves after it is told as well.
     fn end(&mut self, by: Option<Instant>) {
         log::line(format_args!("ending all instances"));
+        self.service.stopping();
         self.phase = Phase::Ending { since: Instant::now(), by, deaths: 0 };
-        if let Supervisor::Running(running) = &mut self.supervisor {
-            running.telling.stop();
+        for running in self.seats.iter_mut().flatten() {
+            running.line.say(FromKeeper::Stop);
         }
     }
 
     /// Ends everything without the supervisor.
     fn force(&mut self, why: &str) {
         log::line(format_args!("killing everything: {why}"));
-        if let Supervisor::Running(running) = &self.supervisor {
-            signal(running.pid, Signal::SIGKILL);
-        }
-        sweep::kill_stored(&self.store);
+        self.seats.iter().flatten().for_each(|running| sys::signal(running.pid, Signal::SIGKILL));
+        self.kill_stored();
         self.leave(FORCED, Instant::now());
     }
 
-    /// Waits for the last children.
+    /// Kills every process whose pidfd is in the store, each with its process group.
+    fn kill_stored(&self) {
+        let pidfd = (Kind::Pidfd as u16).to_le_bytes();
+        let pidfds = self.store.after(None).filter(|(name, _)| name[..2] == pidfd);
+        pidfds.for_each(|(_, pidfd)| sys::kill_group(pidfd));
+    }
+
+    /// Waits for the last children. Supervisors are such, from now on.
     fn leave(&mut self, code: i32, kill_at: Instant) {
-        self.supervisor = Supervisor::Due(kill_at);
+        self.service.stopping();
+        (self.seats, self.upgrade) = ([None, None, None], None);
         self.phase = Phase::Leaving { code, kill_at, until: kill_at + LEAVE };
     }
 
-    fn pass_time(&mut self) {
+    fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaving { .. })
+    }
+
+    /// Does what is due; answers when something is due again.
+    fn pass_time(&mut self) -> Instant {
         let now = Instant::now();
-        match self.phase {
-            Phase::Ending { by: Some(by), .. } if now >= by => self.force("the orderly end takes too long"),
-            Phase::Leaving { kill_at, .. } if now >= kill_at => {
-                sweep::kill_stored(&self.store);
-                sweep::kill_children();
-            }
-            _ => {}
-        }
         if now >= self.next_second {
             // From now on and not from when it was due: a keeper that was frozen makes up for nothing.
             self.next_second = now + SECOND;
             self.look_after_home(now);
             self.look_after_supervisor();
         }
+        let well = self.seats[SERVING].as_ref().is_none_or(|running| !running.watch.gave_up());
+        let mut next = vec![self.next_second];
+        next.extend(self.service.pass_time(now, well));
+        next.extend(self.pass_upgrade(now));
+        for running in self.seats.iter_mut().flatten() {
+            if running.kill_at.take_if(|at| *at <= now).is_some() {
+                sys::signal(running.pid, Signal::SIGKILL);
+            }
+            next.extend(running.kill_at);
+        }
+        match self.phase {
+            Phase::Ending { by: Some(by), .. } if now >= by => self.force("the orderly end takes too long"),
+            Phase::Leaving { kill_at, until, .. } if now >= kill_at => {
+                self.kill_stored();
+                sys::kill_children();
+                next.push(until.min(now + AGAIN));
+            }
+            Phase::Leaving { kill_at, .. } => next.push(kill_at),
+            Phase::Ending { by, .. } => next.extend(by),
+            Phase::Keeping => {}
+        }
+        if self.may_start() {
+            next.push(self.due);
+        }
+        next.into_iter().fold(self.next_second, Instant::min)
+    }
+
+    /// Whether there is a place for a supervisor.
+    fn may_start(&self) -> bool {
+        let taking_over = self.upgrade.as_ref().is_some_and(Upgrade::is_taking_over);
+        self.seats[SERVING].is_none() && !taking_over && !self.is_leaving()
     }
 
     fn look_after_home(&mut self, now: Instant) {
@@ -408,46 +458,20 @@ impl Keeper {
     }
 
     fn look_after_supervisor(&mut self) {
-        let Supervisor::Running(running) = &mut self.supervisor else { return };
-        match running.watch.second(!running.ready || running.telling.must_be_heard()) {
+        let Some(running) = &mut self.seats[SERVING] else { return };
+        match running.watch.second(!running.ready || running.line.must_be_heard()) {
             Verdict::Alive => {}
             Verdict::Abort => {
                 log::line(format_args!("supervisor {} hangs; ending it", running.pid));
-                signal(running.pid, Signal::SIGABRT);
+                sys::signal(running.pid, Signal::SIGABRT);
             }
-            Verdict::Kill => signal(running.pid, Signal::SIGKILL),
+            Verdict::Kill => sys::signal(running.pid, Signal::SIGKILL),
         }
     }
 }
 
 impl Running {
-    fn new(pid: u32, socket: OwnedFd) -> Running {
-        Running {
-            pid,
-            socket: Some(socket),
-            telling: Telling::new(),
-            watch: Watch::default(),
-            ready: false,
-            goodbye: None,
-            told: Told::All,
-        }
-    }
-}
-
-/// Signals a child that was not reaped yet, so that the pid is its own.
-fn signal(pid: u32, signal: Signal) {
-    // It fails only when the child has ended, which the next turn of the loop sees.
-    let _ = kill(Pid::from_raw(pid as libc::pid_t), signal);
-}
-
-/// How a process ended, in words.
-struct How(ExitStatus);
-
-impl std::fmt::Display for How {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            ExitStatus::Code(code) => write!(f, "exited with code {code}"),
-            ExitStatus::Signal(number) => write!(f, "was ended by signal {number}"),
-        }
+    fn new(pid: u32, line: Line) -> Running {
+        Running { pid, line, watch: Watch::default(), ready: false, frozen: false, goodbye: None, kill_at: None }
     }
 }

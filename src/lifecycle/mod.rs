@@ -8,6 +8,7 @@
 //! - Every wait has an end: each state that waits carries its deadline, and [`Instance::deadline`] reads it off.
 //! - A process that was asked to stop is killed at `kill_timeout`, and again, until its exit is known.
 
+mod found;
 mod record;
 
 use std::time::Duration;
@@ -211,6 +212,11 @@ impl Instance {
             last_exit: None,
             trouble: Trouble::None,
         }
+    }
+
+    /// An instance that takes this one's place: it has not run, and its counters go on from this one's.
+    pub fn successor(&self) -> Instance {
+        Instance { incarnation: self.incarnation, restarts: self.restarts, ..Instance::new() }
     }
 
     pub fn state(&self) -> State {

@@ -1,21 +1,25 @@
 //! Files read on while others write to them, line by line.
 //!
 //! Owns the open files and what is read of a line that is not finished. Looks at the files every few milliseconds to a
-//! tenth of a second instead of being told: it works on every file system and costs little.
+//! tenth of a second instead of being told: it works on every file system and costs little. Goes through what was put
+//! aside meanwhile, compressed or not, before it goes on with what lies at the path.
 //!
 //! Invariants
-//! - Every byte that is in a file when it is looked at is handed out once, in order. One exception that nobody can see:
-//!   a file that is truncated and has grown beyond its old size before the next look.
+//! - Every byte that is in a file when it is looked at is handed out once, in order. Two exceptions that nobody can see:
+//!   a file that is truncated and has grown beyond its old size before the next look, and files that were put aside and
+//!   removed as too many before they were read.
 //! - What is kept of one line is at most [`LINE_LIMIT`].
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::tail::{LINE_LIMIT, read_up_to, start_of_last};
+use super::history::{self, Segment, Start};
+use super::index::{self, Times};
+use super::tail::LINE_LIMIT;
 
 const BLOCK: usize = 64 * 1024;
 const SHORT_PAUSE: Duration = Duration::from_millis(10);
@@ -26,8 +30,10 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 pub enum From {
     Start,
     End,
-    /// This many lines before its end.
+    /// This many lines before its end, or in what was put aside before it.
     Last(usize),
+    /// What was written at this time (in ms since 1970) or later, or was put aside since.
+    Since(u64),
     /// This many bytes after its start, or its end where that comes first.
     At(u64),
 }
@@ -41,6 +47,8 @@ pub struct Line {
     pub bytes: Vec<u8>,
     /// Whether a newline followed; the next piece of this file continues the line otherwise.
     pub ended: bool,
+    /// When it was written, in ms since 1970, where that was asked for and is known.
+    pub time: Option<u64>,
 }
 
 /// Several files followed at once.
@@ -50,15 +58,26 @@ pub struct Follower {
     /// Lines that are read and not handed out: at most a block of each file.
     ready: VecDeque<Line>,
     pause: Duration,
+    timed: bool,
 }
 
 #[derive(Debug)]
 struct Followed {
     path: PathBuf,
-    open: Option<(File, u64)>,
+    open: Option<Segment>,
     at: u64,
-    /// The beginning of a line.
+    /// The beginning of a line, and where it is.
     begun: Vec<u8>,
+    begun_at: u64,
+    times: Option<Known>,
+}
+
+/// Times of a segment, as they were last read.
+#[derive(Debug)]
+struct Known {
+    inode: u64,
+    size: u64,
+    times: Times,
 }
 
 impl Follower {
@@ -67,23 +86,36 @@ impl Follower {
         Follower::default()
     }
 
+    /// Follows nothing yet, and will say when lines were written.
+    pub fn timed() -> Follower {
+        Follower { timed: true, ..Follower::default() }
+    }
+
     /// Follows a file, which need not exist yet, and returns its number: 0 for the first.
     ///
     /// # Errors
     /// It exists and cannot be read.
     pub fn add(&mut self, path: &Path, from: From) -> io::Result<usize> {
-        let mut file = Followed { path: path.to_owned(), open: None, at: 0, begun: Vec::new() };
-        file.reopen()?;
-        if let Some((open, _)) = &file.open {
-            let size = open.metadata()?.len();
-            file.at = match from {
-                From::Start => 0,
-                From::End => size,
-                From::At(offset) => offset.min(size),
-                From::Last(lines) => start_of_last(open, size, lines)?,
-            };
-        }
-        self.files.push(file);
+        let current = || Segment::current(path);
+        let start = match from {
+            From::Start => current()?.map(|segment| Start { segment, offset: 0 }),
+            From::End => match current()? {
+                Some(segment) => Some(Start { offset: segment.size()?.unwrap_or(0), segment }),
+                None => None,
+            },
+            From::At(offset) => match current()? {
+                Some(segment) => Some(Start { offset: offset.min(segment.size()?.unwrap_or(0)), segment }),
+                None => None,
+            },
+            From::Last(lines) => history::last(path, lines)?,
+            From::Since(time) => match history::since(path, time)? {
+                Some(start) => Some(start),
+                None => return self.add(path, From::End),
+            },
+        };
+        let (open, at) = start.map_or((None, 0), |start| (Some(start.segment), start.offset));
+        let (begun, path) = (Vec::new(), path.to_owned());
+        self.files.push(Followed { path, open, at, begun, begun_at: at, times: None });
         Ok(self.files.len() - 1)
     }
 
@@ -112,64 +144,78 @@ impl Follower {
 
     /// What has been read of lines that never ended: for the end, when nobody writes any more.
     pub fn rest(&mut self) -> Vec<Line> {
-        let begun = self.files.iter_mut().enumerate().filter(|(_, file)| !file.begun.is_empty());
-        begun
-            .map(|(number, file)| Line { file: number, bytes: std::mem::take(&mut file.begun), ended: false })
-            .collect()
+        let mut lines = VecDeque::new();
+        self.files.iter_mut().enumerate().for_each(|(number, file)| file.cut(number, &mut lines));
+        lines.into()
     }
 
     /// Reads a block of each file; whether there was anything.
     fn look(&mut self) -> io::Result<bool> {
         let mut any = false;
         for (number, file) in self.files.iter_mut().enumerate() {
-            any |= file.read_on(number, &mut self.ready)?;
+            any |= file.read_on(number, self.timed, &mut self.ready)?;
         }
         Ok(any)
     }
 }
 
 impl Followed {
-    /// Opens what lies at the path now, from its start. A file that is not there is none.
-    fn reopen(&mut self) -> io::Result<()> {
-        self.open = match File::open(&self.path) {
-            Ok(file) => {
-                let inode = file.metadata()?.ino();
-                Some((file, inode))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+    /// Goes on with what was put aside after `number`, or with what lies at the path, from its start.
+    fn go_on(&mut self, number: Option<u64>) -> io::Result<()> {
+        self.open = match number {
+            Some(number) => Segment::after(&self.path, number)?,
+            None => Segment::current(&self.path)?,
         };
-        self.at = 0;
+        (self.at, self.begun_at, self.times) = (0, 0, None);
         Ok(())
     }
 
     /// Reads one block; `false` when nothing is new.
-    fn read_on(&mut self, number: usize, lines: &mut VecDeque<Line>) -> io::Result<bool> {
-        let Some((file, inode)) = &self.open else {
-            self.reopen()?;
+    fn read_on(&mut self, number: usize, timed: bool, lines: &mut VecDeque<Line>) -> io::Result<bool> {
+        let Some(segment) = &mut self.open else {
+            self.go_on(None)?;
             return Ok(self.open.is_some());
         };
-        let size = file.metadata()?.len();
-        if size > self.at {
+        let size = segment.size()?;
+        if size.is_none_or(|size| size > self.at) {
             let mut block = vec![0; BLOCK];
-            let read = read_up_to(file, &mut block, self.at)?;
-            self.at += read as u64;
-            self.split(number, &block[..read], lines);
-            return Ok(true);
-        }
-        if size < self.at {
-            self.cut(number, lines);
-            self.at = 0;
-            return Ok(true);
-        }
-        // Read to its end; only then is a file left that is not at its path any more.
-        match fs::metadata(&self.path) {
-            Ok(found) if found.ino() != *inode => {
-                self.cut(number, lines);
-                self.reopen()?;
-                Ok(true)
+            let read = segment.read_at(&mut block, self.at)?;
+            if read > 0 {
+                if timed {
+                    self.learn_times();
+                }
+                self.split(number, &block[..read], lines);
+                return Ok(true);
             }
-            _ => Ok(false),
+        }
+        let Some(segment) = &self.open else { return Ok(false) };
+        if size.is_some_and(|size| size < self.at) {
+            self.cut(number, lines);
+            (self.at, self.begun_at, self.times) = (0, 0, None);
+            return Ok(true);
+        }
+        // Read to its end; only then is a file left that is not at its path any more. What was written to it between
+        // the two looks is in it by now.
+        if !segment.is_past(&self.path) || segment.size()?.is_some_and(|size| size > self.at) {
+            return Ok(false);
+        }
+        let aside = segment.number;
+        self.cut(number, lines);
+        self.go_on(Some(aside))?;
+        Ok(self.open.is_some())
+    }
+
+    /// Reads the segment's times again if there are more of them.
+    fn learn_times(&mut self) {
+        let Some(segment) = &self.open else { return };
+        let Ok(found) = fs::metadata(index::path_of(&segment.plain)) else { return };
+        match &self.times {
+            // Put aside meanwhile: what lies there is another file's.
+            Some(known) if known.inode != found.ino() || known.size == found.len() => {}
+            _ => {
+                let times = Times::of(&segment.plain);
+                self.times = Some(Known { inode: found.ino(), size: found.len(), times });
+            }
         }
     }
 
@@ -179,18 +225,28 @@ impl Followed {
             let newline = block.iter().take(room + 1).position(|byte| *byte == b'\n');
             let length = newline.unwrap_or(block.len().min(room));
             self.begun.extend_from_slice(&block[..length]);
-            block = &block[length + usize::from(newline.is_some())..];
+            let taken = length + usize::from(newline.is_some());
+            block = &block[taken..];
+            self.at += taken as u64;
             if newline.is_some() || self.begun.len() == LINE_LIMIT && !block.is_empty() {
                 let bytes = std::mem::take(&mut self.begun);
-                lines.push_back(Line { file: number, bytes, ended: newline.is_some() });
+                let time = self.time();
+                lines.push_back(Line { file: number, bytes, ended: newline.is_some(), time });
+                self.begun_at = self.at;
             }
         }
+    }
+
+    fn time(&self) -> Option<u64> {
+        self.times.as_ref().and_then(|known| known.times.at(self.begun_at))
     }
 
     /// The line that was begun will not be continued.
     fn cut(&mut self, number: usize, lines: &mut VecDeque<Line>) {
         if !self.begun.is_empty() {
-            lines.push_back(Line { file: number, bytes: std::mem::take(&mut self.begun), ended: false });
+            let (bytes, time) = (std::mem::take(&mut self.begun), self.time());
+            lines.push_back(Line { file: number, bytes, ended: false, time });
+            self.begun_at = self.at;
         }
     }
 }

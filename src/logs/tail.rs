@@ -9,7 +9,7 @@ use std::path::Path;
 pub const LINE_LIMIT: usize = 64 * 1024;
 
 /// The most that is read of a file to find its last lines: 16 MiB.
-const READ_LIMIT: u64 = 16 * 1024 * 1024;
+pub(super) const READ_LIMIT: u64 = 16 * 1024 * 1024;
 const BLOCK: u64 = 64 * 1024;
 
 /// The last `lines` lines, oldest first, without their newlines; one that is not finished yet counts, too. Of a line
@@ -34,11 +34,16 @@ pub fn tail(path: &Path, lines: usize) -> io::Result<Vec<Vec<u8>>> {
 }
 
 /// Where the last `lines` lines before `end` begin.
-pub(super) fn start_of_last(file: &File, end: u64, lines: usize) -> io::Result<u64> {
-    if lines == 0 {
-        return Ok(end);
+fn start_of_last(file: &File, end: u64, lines: usize) -> io::Result<u64> {
+    last_lines(file, end, lines, READ_LIMIT).map(|(start, _)| start)
+}
+
+/// Where the last `lines` lines before `end` begin, and how many there are, as far as `limit` bytes before it.
+pub(super) fn last_lines(file: &File, end: u64, lines: usize, limit: u64) -> io::Result<(u64, usize)> {
+    if lines == 0 || end == 0 {
+        return Ok((end, 0));
     }
-    let floor = end.saturating_sub(READ_LIMIT);
+    let floor = end.saturating_sub(limit);
     let mut block = vec![0; BLOCK as usize];
     let mut at = end;
     let mut newlines = 0;
@@ -54,12 +59,12 @@ pub(super) fn start_of_last(file: &File, end: u64, lines: usize) -> io::Result<u
             }
             newlines += 1;
             if newlines == lines {
-                return Ok(after);
+                return Ok((after, lines));
             }
         }
         at = from;
     }
-    Ok(floor)
+    Ok((floor, newlines + 1))
 }
 
 /// Fills the buffer, or less at the end of a file that shrank meanwhile.

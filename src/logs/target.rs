@@ -1,30 +1,45 @@
-//! The file that a stream goes to.
+//! A log file that instances' bytes go into as they are.
 //!
-//! Owns the open file, and the rule where the next byte goes: to its end, which is asked for before every move, since
-//! somebody may have truncated the file (it shrinks) or written to it (it grows) from outside. Several streams may
-//! share a target (an instance and its predecessor's last words): the lock around it makes it a single writer.
+//! Owns the open file, who writes into it, its index of times, and when it is put aside. Several streams may share a
+//! target (the instances of an app that merges its logs, an instance and its predecessor's last words): the lock around
+//! it makes it a single writer.
 //!
 //! Invariants
-//! - Into a regular file, bytes move inside the kernel (`splice`): a byte that left the pipe is in the file. Only
-//!   what cannot be spliced to passes through our memory, at most [`COPY_BYTES`] at a time.
-//! - Never blocks for longer than the disk does: what would block says so.
+//! - A line of one stream is never glued to another's. While others share the file only whole lines are moved; the
+//!   beginning of one stays in its pipe. A line that is too long for the pipe gets the file for itself until its
+//!   newline, or until nothing has come of it for [`SILENCE`] while others wait.
+//! - Where somebody else's line is not finished and will not be, a newline is put before what follows. That is the only
+//!   byte that is not an instance's, but for the line about lost ones.
+//! - Whose line it is stands in the index before the first byte of it moves, so a successor goes on rightly.
+//! - A file is put aside at the end of a line, unless one line alone is twice as long as a file may be.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use nix::errno::Errno;
-use nix::fcntl::{SpliceFFlags, splice};
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How often a file is looked for at its path.
+use super::compress::Asking;
+use super::index::{Index, Times, Writer};
+use super::open::Open;
+use super::peek::{Peek, Seen};
+use super::pump::StreamKey;
+use super::rotate;
+use crate::config::spec::Rotation;
+
+/// How often a file is looked for at its path, and its age is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What is copied at a time where splice is refused. A pipe that says it is writable takes this much.
-const COPY_BYTES: usize = 4096;
+/// How often a time is noted of a file with traffic.
+const NOTE_EVERY: Duration = Duration::from_millis(100);
+/// After this long without a byte, a line that is not finished holds nobody up any more.
+const SILENCE: Duration = Duration::from_secs(1);
+/// The same for a line that a predecessor's stream has begun, which may not be attached yet.
+const SUCCESSION: Duration = Duration::from_secs(5);
+/// How long the beginning of a line may stay in a pipe that somehow does not fill: then it is moved like a long one.
+const STALL: Duration = Duration::from_secs(10);
+/// How long after a failure to put a file aside it is tried again.
+const ROTATE_AGAIN: Duration = Duration::from_secs(60);
 
 /// How one attempt to take bytes went.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +50,7 @@ pub enum Took {
     Empty,
     /// Nothing is in the pipe and nobody can write to it any more.
     End,
-    /// The target takes nothing now, but will (a slow terminal).
+    /// Something is in the pipe and nothing moves now, but will: a slow terminal, a line that is not finished.
     Blocked,
 }
 
@@ -44,37 +59,73 @@ pub enum Took {
 pub struct Target {
     path: PathBuf,
     open: Option<Open>,
-}
-
-#[derive(Debug)]
-struct Open {
-    file: File,
-    identity: (u64, u64),
-    looked: Instant,
-    way: Way,
-    /// What was read and not yet written, from a target that bytes are copied to: after a short write or a failed one.
-    carry: Vec<u8>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// A regular file, inside the kernel.
-    Splice,
-    /// A regular file whose file system refuses that.
-    CopyToEnd,
-    /// A terminal, a pipe, a device: a stream of its own.
-    CopyOn,
+    index: Index,
+    rotation: Rotation,
+    compressor: Asking,
+    /// Who is attached.
+    streams: Vec<StreamKey>,
+    writer: Option<Writer>,
+    /// When a byte last came.
+    moved: Instant,
+    /// Whether none came yet.
+    is_new: bool,
+    /// The beginning of a line that stays in its pipe: whose, how long, since when.
+    begun: Option<(StreamKey, usize, Instant)>,
+    peek: Option<Peek>,
+    /// When its first byte was written, in ms since 1970.
+    born_ms: Option<u64>,
+    /// Not put aside before.
+    rotate_from: Instant,
 }
 
 impl Target {
     /// A target that is not open yet.
-    pub fn new(path: PathBuf) -> Target {
-        Target { path, open: None }
+    pub fn new(path: PathBuf, rotation: Rotation, compressor: Asking) -> Target {
+        let index = Index::of(&path, NOTE_EVERY);
+        Target {
+            writer: index.writer(),
+            index,
+            path,
+            open: None,
+            rotation,
+            compressor,
+            streams: Vec::new(),
+            moved: Instant::now(),
+            is_new: true,
+            begun: None,
+            peek: None,
+            born_ms: None,
+            rotate_from: Instant::now(),
+        }
     }
 
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Is to be put aside by other rules from now on.
+    pub fn set_rotation(&mut self, rotation: Rotation) {
+        self.rotation = rotation;
+    }
+
+    /// A stream will write into it.
+    pub fn join(&mut self, stream: StreamKey) {
+        self.streams.push(stream);
+    }
+
+    /// A stream writes no more; one that has `ended` will not be attached again either.
+    pub fn leave(&mut self, stream: StreamKey, ended: bool) {
+        self.streams.retain(|other| *other != stream);
+        if let Some(writer) = self.writer.as_mut().filter(|writer| ended && writer.stream == stream) {
+            writer.ended = true;
+            if self.open.as_ref().is_some_and(|open| open.is_in_a_line().unwrap_or(false)) {
+                self.index.set_writer(*writer);
+            }
+        }
+        if self.streams.len() < 2 {
+            self.peek = None;
+        }
     }
 
     /// Opens the file, creating it and its folder (but not the one above), unless it is open and still lies at its path.
@@ -87,133 +138,266 @@ impl Target {
                 return Ok(());
             }
             open.looked = Instant::now();
-            if fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == open.identity) {
+            if open.is_at(&self.path) {
                 return Ok(());
             }
         }
         // Deleted or replaced. The carry, if any, goes to the new one.
-        let carry = self.open.take().map(|open| open.carry).unwrap_or_default();
-        let file = open_or_create(&self.path)?;
-        let found = file.metadata()?;
-        let way = if found.is_file() { Way::Splice } else { Way::CopyOn };
-        self.open = Some(Open { file, identity: (found.dev(), found.ino()), looked: Instant::now(), way, carry });
+        let before = self.open.take();
+        let is_first = before.is_none();
+        let carry = before.map(|open| open.carry).unwrap_or_default();
+        let mut open = Open::at(&self.path)?;
+        open.carry = carry;
+        self.born_ms = None;
+        if is_first {
+            if self.rotation.compress && open.is_file() && !rotate::asides(&self.path).is_empty() {
+                // A predecessor may have died with this half done.
+                self.compressor.compress(&self.path);
+            }
+        } else {
+            self.index.start_anew();
+        }
+        self.open = Some(open);
         Ok(())
     }
 
-    /// Moves at most `most` bytes from the pipe to the file.
+    /// Lets go of the file: the next byte goes to what lies at its path then.
+    pub fn reopen(&mut self) {
+        if let Some(open) = &mut self.open {
+            // Looked for at once.
+            open.looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or(open.looked);
+        }
+    }
+
+    /// Empties the file.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `ftruncate(2)`.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.ensure_open()?;
+        let open = self.open.as_ref().expect("opened by the line above");
+        if open.is_file() {
+            open.set_len(0)?;
+            self.index.reset();
+            self.born_ms = None;
+        }
+        Ok(())
+    }
+
+    /// Moves at most `most` bytes from a stream's pipe to the file.
     ///
     /// # Errors
     /// The file cannot be opened or takes nothing (`ENOSPC`, `EIO`): what is in the pipe stays there.
-    pub fn take(&mut self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
+    pub fn take(&mut self, stream: StreamKey, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
         self.ensure_open()?;
         let open = self.open.as_mut().expect("opened by the line above");
         if !open.flush()? {
             return Ok(Took::Blocked);
         }
-        if open.way == Way::Splice {
-            match open.splice(pipe, most) {
-                // Not on this file system, or not from this descriptor.
-                Err(Errno::EINVAL) => open.way = Way::CopyToEnd,
-                Err(Errno::EAGAIN) => return Ok(Took::Empty),
-                Err(error) => return Err(error.into()),
-                Ok(0) => return Ok(Took::End),
-                Ok(moved) => return Ok(Took::Bytes(moved)),
-            }
+        if !open.is_file() {
+            return open.take(pipe, most);
         }
-        open.copy(pipe, most.min(COPY_BYTES))
-    }
-}
-
-impl Open {
-    fn splice(&mut self, pipe: BorrowedFd<'_>, most: usize) -> nix::Result<usize> {
-        let mut end = self.end()?;
-        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-        loop {
-            match splice(pipe, None, &self.file, Some(&mut end), most, flags) {
-                Err(Errno::EINTR) => {}
-                other => return other,
+        let size = open.size()?;
+        let wants_rotation = self.wants_rotation(size);
+        let is_shared = self.streams.iter().any(|other| *other != stream);
+        let is_own = self.writer.is_some_and(|writer| writer.stream == stream);
+        let most = match is_shared || wants_rotation {
+            // No further than it may grow, and a page at least.
+            false => {
+                self.rotation.max_bytes.map_or(most, |full| most.min(full.saturating_sub(size).max(4096) as usize))
             }
-        }
-    }
-
-    /// One read and its write.
-    fn copy(&mut self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
-        if !self.takes_more() {
-            return Ok(Took::Blocked);
-        }
-        let mut buffer = [0; COPY_BYTES];
-        let read = loop {
-            match nix::unistd::read(pipe, &mut buffer[..most]) {
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(Took::Empty),
-                Err(error) => return Err(error.into()),
-                Ok(0) => return Ok(Took::End),
-                Ok(read) => break read,
-            }
+            true => match self.look(stream, pipe, is_own, is_shared, wants_rotation)? {
+                Look::Move(bytes) => bytes,
+                Look::Not(took) => return Ok(took),
+            },
         };
-        self.carry.extend_from_slice(&buffer[..read]);
-        self.flush()?;
-        Ok(Took::Bytes(read))
-    }
-
-    /// Writes as much of the carry as the target takes now; whether nothing is left of it.
-    fn flush(&mut self) -> io::Result<bool> {
-        while !self.carry.is_empty() {
-            let written = match self.way {
-                Way::CopyOn if !self.takes_more() => return Ok(false),
-                Way::CopyOn => (&self.file).write(&self.carry),
-                Way::Splice | Way::CopyToEnd => self.file.write_at(&self.carry, self.end()? as u64),
-            };
-            match written {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => drop(self.carry.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
+        if !is_own {
+            // Nothing to write is no reason to end another's line.
+            if !is_shared && !wants_rotation {
+                match state_of(pipe) {
+                    (true, _) => {}
+                    (false, true) => return Ok(Took::End),
+                    (false, false) => return Ok(Took::Empty),
+                }
+            }
+            if !self.hand_over(stream)? {
+                return Ok(Took::Blocked);
             }
         }
+        let open = self.open.as_mut().expect("opened above");
+        let size = open.size()?;
+        let took = open.take(pipe, most)?;
+        if let Took::Bytes(bytes) = took {
+            let now = wall_ms();
+            self.index.note(size, now);
+            self.born_ms.get_or_insert(now);
+            (self.moved, self.is_new) = (Instant::now(), false);
+            self.begun = None;
+            if !is_shared {
+                self.peek = None;
+            }
+            if wants_rotation {
+                self.rotate_at_a_line(size + bytes as u64);
+            }
+        }
+        Ok(took)
+    }
+
+    /// Writes a line of our own.
+    ///
+    /// # Errors
+    /// The file cannot be opened or takes nothing.
+    pub fn say(&mut self, line: &str) -> io::Result<()> {
+        self.ensure_open()?;
+        let open = self.open.as_ref().expect("opened by the line above");
+        let before = if open.is_in_a_line().unwrap_or(false) { "\n" } else { "" };
+        open.append(format!("{before}{line}\n").as_bytes())
+    }
+
+    /// How much of what is in the pipe may be moved now; one line at most where the file is put aside after it.
+    fn look(
+        &mut self,
+        stream: StreamKey,
+        pipe: BorrowedFd<'_>,
+        is_own: bool,
+        is_shared: bool,
+        one: bool,
+    ) -> io::Result<Look> {
+        let mut peek = match self.peek.take() {
+            Some(peek) => peek,
+            None => Peek::new()?,
+        };
+        let mut seen = peek.look(pipe)?;
+        if let (Seen::Lines(_), true, Some(first)) = (seen, one, peek.bytes().iter().position(|byte| *byte == b'\n')) {
+            seen = Seen::Lines(first + 1);
+        }
+        self.peek = Some(peek);
+        Ok(match seen {
+            Seen::Lines(bytes) | Seen::Long(bytes) => Look::Move(bytes),
+            Seen::Empty => Look::Not(Took::Empty),
+            Seen::End => Look::Not(Took::End),
+            // The line is begun in the file already, or nobody else is there to be glued to.
+            Seen::Begun(bytes) if !is_shared || is_own && self.is_in_a_line() => Look::Move(bytes),
+            Seen::Begun(bytes) => match self.begun {
+                Some((of, length, since)) if (of, length) == (stream, bytes) => {
+                    if since.elapsed() < STALL && !state_of(pipe).1 {
+                        return Ok(Look::Not(Took::Blocked));
+                    }
+                    Look::Move(bytes)
+                }
+                _ if state_of(pipe).1 => Look::Move(bytes),
+                _ => {
+                    self.begun = Some((stream, bytes, Instant::now()));
+                    Look::Not(Took::Blocked)
+                }
+            },
+        })
+    }
+
+    fn is_in_a_line(&self) -> bool {
+        // A file that cannot be read is taken as one that ends well: nothing better can be known.
+        self.open.as_ref().is_some_and(|open| open.is_in_a_line().unwrap_or(false))
+    }
+
+    /// Makes a stream the one whose bytes come next; `false` while another's line has to be finished first.
+    fn hand_over(&mut self, stream: StreamKey) -> io::Result<bool> {
+        if self.is_in_a_line() {
+            let goes_on = self.writer.is_some_and(|writer| !writer.ended);
+            let silence = if self.is_new { SUCCESSION } else { SILENCE };
+            if goes_on && self.moved.elapsed() < silence {
+                return Ok(false);
+            }
+            self.open.as_ref().expect("open, since it is in a line").append(b"\n")?;
+        }
+        let writer = Writer { stream, ended: false };
+        self.writer = Some(writer);
+        self.index.set_writer(writer);
         Ok(true)
     }
 
-    /// Whether a write of [`COPY_BYTES`] would not block. Terminals and sockets that were handed to us may be blocking.
-    fn takes_more(&self) -> bool {
-        if self.way != Way::CopyOn {
-            return true;
+    fn wants_rotation(&mut self, size: u64) -> bool {
+        if size == 0 || self.rotate_from > Instant::now() {
+            return false;
         }
-        let mut asked = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
-        // An error shows itself at the write.
-        nix::poll::poll(&mut asked, PollTimeout::ZERO).map_or(true, |ready| ready > 0)
+        let by_age = self.rotation.max_age.is_some();
+        let age = match by_age {
+            true => Duration::from_millis(wall_ms().saturating_sub(self.born())),
+            false => Duration::ZERO,
+        };
+        rotate::is_due(&self.rotation, size, age)
     }
 
-    fn end(&self) -> nix::Result<libc::loff_t> {
-        Ok(nix::sys::stat::fstat(&self.file)?.st_size)
+    fn born(&mut self) -> u64 {
+        let path = &self.path;
+        *self.born_ms.get_or_insert_with(|| born_ms(path))
+    }
+
+    /// Puts the file aside if it ends with a line, or is far too large.
+    fn rotate_at_a_line(&mut self, size: u64) {
+        let far = self.rotation.max_bytes.is_some_and(|most| size >= most.saturating_mul(2));
+        if self.is_in_a_line() && !far {
+            return;
+        }
+        self.rotate();
+    }
+
+    fn rotate(&mut self) {
+        let is_ours = self.open.as_ref().is_some_and(|open| open.is_at(&self.path));
+        if !is_ours {
+            // Somebody else has put it aside.
+            self.reopen();
+            return;
+        }
+        match rotate::put_aside(&self.path, self.rotation.keep) {
+            Ok(()) => {
+                self.open = None;
+                self.index.start_anew();
+                self.born_ms = None;
+                if let Some(writer) = self.writer {
+                    self.index.set_writer(writer);
+                }
+                if self.rotation.compress {
+                    self.compressor.compress(&self.path);
+                }
+            }
+            Err(error) => {
+                tracing::warn!("the log {} cannot be put aside: {error}", self.path.display());
+                self.rotate_from = Instant::now() + ROTATE_AGAIN;
+            }
+        }
     }
 }
 
-fn open_or_create(path: &Path) -> io::Result<File> {
-    let open = || {
-        // Non-blocking for pipes and terminals; O_APPEND would forbid splice.
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-    };
-    match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().ok_or(error)?;
-            // Only the folder of logs itself: a home that was removed must stay gone, since its keeper ends by that.
-            DirBuilder::new().mode(0o700).create(folder)?;
-            open()
-        }
-        // A socket cannot be opened by its path, not even one's own stdout.
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => match path.to_str() {
-            Some("/dev/stdout") => Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
-            Some("/dev/stderr") => Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?)),
-            _ => Err(error),
-        },
-        other => other,
+/// What may be moved.
+enum Look {
+    Move(usize),
+    Not(Took),
+}
+
+/// When the first byte of a log was written, in ms since 1970.
+pub(super) fn born_ms(log: &Path) -> u64 {
+    let noted = Times::of(log).0.first().map(|(_, time)| *time);
+    let file = || std::fs::metadata(log).ok();
+    let created = || file().and_then(|file| file.created().or_else(|_| file.modified()).ok()).map(ms_of);
+    noted.or_else(created).unwrap_or_else(wall_ms)
+}
+
+/// Whether something can be read from a pipe, and whether nobody can write to it any more.
+fn state_of(pipe: BorrowedFd<'_>) -> (bool, bool) {
+    let mut asked = [PollFd::new(pipe, PollFlags::POLLIN)];
+    // Fails by an interruption at most: then there may be something.
+    if poll(&mut asked, PollTimeout::ZERO).is_err() {
+        return (true, false);
     }
+    let events = asked[0].revents().unwrap_or(PollFlags::empty());
+    (events.contains(PollFlags::POLLIN), events.contains(PollFlags::POLLHUP))
+}
+
+fn ms_of(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The wall clock, in ms since 1970.
+pub(super) fn wall_ms() -> u64 {
+    ms_of(SystemTime::now())
 }

@@ -1,8 +1,8 @@
 //! The word that lets a new process become its app, and what comes back.
 //!
 //! Owns the supervisor's end of a SOCK_SEQPACKET pair of which the stage holds the other. Records: `[GO]` to the stage;
-//! back `[EXECUTING]` right before it executes the app and `[FAILED, step, errno: i32]` when something went wrong. The
-//! stage's end is close-on-exec, so that end of file after `[EXECUTING]` means: the app runs.
+//! back `[EXECUTING]` right before it executes the app and `[FAILED, step, errno: i32, name...]` when something went
+//! wrong. The stage's end is close-on-exec, so that end of file after `[EXECUTING]` means: the app runs.
 
 use std::fmt;
 use std::io;
@@ -15,6 +15,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 const GO: u8 = 1;
 const EXECUTING: u8 = 2;
 const FAILED: u8 = 3;
+/// The longest record, and how much of a name fits into it.
+const RECORD: usize = 128;
+const NAME: usize = RECORD - 6;
 
 /// Holds a new process back. Dropped, it ends that process with status 125.
 #[derive(Debug)]
@@ -62,18 +65,18 @@ impl std::os::fd::AsRawFd for Launching {
 impl Launching {
     /// Whether the app runs, or why not. `None` while that is open; never blocks; keeps its answer.
     pub fn result(&mut self) -> Option<Result<(), ExecFailure>> {
-        let mut record = [0; 16];
+        let mut record = [0; RECORD];
         while self.result.is_none() {
             match seqpacket::receive(self.socket.as_fd(), &mut record, Wait::Never) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 // A reset is an end of file, too: the stage died with our word unread.
                 Ok(seqpacket::Received { length: 0, .. }) | Err(_) => {
-                    self.result = Some(if self.executing { Ok(()) } else { Err(ExecFailure::DIED) });
+                    self.result = Some(if self.executing { Ok(()) } else { Err(ExecFailure::new(Step::Died, 0)) });
                 }
                 Ok(received) => self.take(&record[..received.length]),
             }
         }
-        self.result
+        self.result.clone()
     }
 
     /// Like [`Launching::result`], but waits for it, at most for `limit`. Blocks.
@@ -96,9 +99,10 @@ impl Launching {
     fn take(&mut self, record: &[u8]) {
         match *record {
             [EXECUTING] => self.executing = true,
-            [FAILED, step, a, b, c, d] => {
+            [FAILED, step, a, b, c, d, ref name @ ..] => {
                 let step = Step::from_number(step).unwrap_or(Step::Exec);
-                self.result = Some(Err(ExecFailure { step, errno: i32::from_le_bytes([a, b, c, d]) }));
+                let failure = ExecFailure::new(step, i32::from_le_bytes([a, b, c, d]));
+                self.result = Some(Err(failure.about(&String::from_utf8_lossy(name))));
             }
             // A stage is always of our own version; anything else says nothing.
             _ => {}
@@ -114,31 +118,56 @@ pub enum Step {
     Died = 0,
     /// Entering the working folder.
     Folder = 1,
-    /// Setting the limit on open files.
-    Limits = 2,
+    /// Setting a limit.
+    Limit = 2,
     /// Closing what the app must not inherit.
     Close = 3,
     /// Executing the app.
     Exec = 4,
+    /// Finding the app's user.
+    User = 5,
+    /// Finding a group.
+    Group = 6,
+    /// Becoming the user.
+    Identity = 7,
+    /// Making sure that there is no way back.
+    Return = 8,
+    /// Setting the priority.
+    Nice = 9,
+    /// Setting how soon the kernel chooses it when memory is short.
+    OomScore = 10,
+    /// Giving up new privileges.
+    Privileges = 11,
 }
 
 impl Step {
     fn from_number(number: u8) -> Option<Step> {
-        [Step::Died, Step::Folder, Step::Limits, Step::Close, Step::Exec].into_iter().find(|step| *step as u8 == number)
+        use Step::*;
+        let all = [Died, Folder, Limit, Close, Exec, User, Group, Identity, Return, Nice, OomScore, Privileges];
+        all.into_iter().find(|step| *step as u8 == number)
     }
 }
 
 /// Why a released process did not become its app.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecFailure {
     /// What failed.
     pub step: Step,
-    /// The error's number; 0 for [`Step::Died`].
+    /// The error's number; 0 where the kernel had no part in it.
     pub errno: i32,
+    /// The user, group or limit that it is about, if any.
+    pub name: String,
 }
 
 impl ExecFailure {
-    const DIED: ExecFailure = ExecFailure { step: Step::Died, errno: 0 };
+    pub(super) fn new(step: Step, errno: i32) -> ExecFailure {
+        ExecFailure { step, errno, name: String::new() }
+    }
+
+    /// The same about this.
+    pub(super) fn about(self, name: &str) -> ExecFailure {
+        ExecFailure { name: name.to_owned(), ..self }
+    }
 
     /// What the operator can do about it, if we know.
     pub fn hint(&self) -> Option<&'static str> {
@@ -147,28 +176,55 @@ impl ExecFailure {
             (Step::Exec, libc::EACCES) => Some("make the file executable (chmod +x) or set `interpreter`"),
             (Step::Exec, libc::ENOEXEC) => Some("give the file a first line like #!/bin/sh or set `interpreter`"),
             (Step::Exec, libc::E2BIG) => Some("arguments and environment are too large"),
+            (Step::Exec, libc::EAGAIN) => Some("its user has too many processes: raise the limit `nproc`"),
             (Step::Folder, libc::ENOENT) => Some("create the folder or correct `cwd`"),
+            (Step::Folder, libc::EACCES) => Some("the app's user may not enter it: change its mode or `cwd`"),
+            (Step::Limit, libc::EPERM) => Some("only root may raise a hard limit"),
+            (Step::Limit, libc::EINVAL) => Some("the soft limit must not be above the hard one"),
+            (Step::User, 0) => Some("create the user or correct `user`"),
+            (Step::Group, 0) => {
+                Some("create the group or correct `group` and `groups`; a user by number needs `group`")
+            }
+            (Step::Identity, libc::EPERM) => Some("only a supervisor that runs as root can run apps as another user"),
+            (Step::Nice, libc::EACCES | libc::EPERM) => Some("only root may set it below the supervisor's own"),
+            (Step::OomScore, libc::EACCES) => Some("only root may set it below the supervisor's own"),
             _ => None,
         }
     }
 
-    /// The record of it.
-    pub(super) fn to_record(self) -> [u8; 6] {
-        let [a, b, c, d] = self.errno.to_le_bytes();
-        [FAILED, self.step as u8, a, b, c, d]
+    /// The record of it. A name that is too long is cut.
+    pub(super) fn to_record(&self) -> Vec<u8> {
+        let name = &self.name.as_bytes()[..self.name.len().min(NAME)];
+        [&[FAILED, self.step as u8], &self.errno.to_le_bytes()[..], name].concat()
     }
 }
 
 impl fmt::Display for ExecFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.step {
-            Step::Died => return f.write_str("the process ended before it could execute the program"),
-            Step::Folder => "cannot enter the working folder",
-            Step::Limits => "cannot set the limit on open files",
-            Step::Close => "cannot close inherited descriptors",
-            Step::Exec => "cannot execute the program",
+        let what = match (self.step, self.errno) {
+            (Step::Died, _) => "the process ended before it could execute the program",
+            (Step::Folder, _) => "cannot enter the working folder",
+            (Step::Limit, _) => "cannot set the limit",
+            (Step::Close, _) => "cannot close inherited descriptors",
+            (Step::Exec, _) => "cannot execute the program",
+            (Step::User, 0) => "there is no user",
+            (Step::User, _) => "cannot find the user",
+            (Step::Group, 0) => "there is no group",
+            (Step::Group, _) => "cannot find the group",
+            (Step::Identity, _) => "cannot become the user",
+            (Step::Return, _) => "the rights that were given up could be had back",
+            (Step::Nice, _) => "cannot set the priority",
+            (Step::OomScore, _) => "cannot set the score for the out-of-memory killer",
+            (Step::Privileges, _) => "cannot give up new privileges",
         };
-        write!(f, "{what}: {}", io::Error::from_raw_os_error(self.errno))
+        f.write_str(what)?;
+        if !self.name.is_empty() {
+            write!(f, " `{}`", self.name.escape_debug())?;
+        }
+        if self.errno != 0 {
+            write!(f, ": {}", io::Error::from_raw_os_error(self.errno))?;
+        }
+        Ok(())
     }
 }
 
@@ -186,6 +242,6 @@ pub(super) fn say_executing(socket: BorrowedFd<'_>) {
 }
 
 /// The stage's side: it went wrong. Nobody may be left to hear it; the exit status says it, too.
-pub(super) fn say_failed(socket: BorrowedFd<'_>, failure: ExecFailure) {
+pub(super) fn say_failed(socket: BorrowedFd<'_>, failure: &ExecFailure) {
     let _ = seqpacket::send(socket, &failure.to_record(), &[], Wait::Never);
 }

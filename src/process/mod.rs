@@ -1,8 +1,8 @@
 //! How an instance comes to be, is signalled, and ends; and the sockets it inherits.
 //!
 //! Owns the birth of a process ([`spawn`]), the trampoline that turns it into the app ([`stage`]), its identity
-//! ([`Pidfd`]), the end of all that descends from it ([`sweep_descendants`]) and listening sockets ([`listen`]). Knows
-//! no policy: when to start, stop or give up is for `lifecycle`, who keeps the descriptors is for `keeper`.
+//! ([`Pidfd`]), as whom and within which bounds it runs, the end of all that descends from it ([`Group`], and where there
+//! is none [`sweep_descendants`]), files of variables ([`env_file`]) and listening sockets ([`listen`]). Knows no policy: when to start, stop or give up is for `lifecycle`, who keeps the descriptors is for `keeper`.
 //!
 //! The way of one process: [`spawn`] makes pipes and a sealed record of the settings and creates a child that
 //! executes our own binary as `__stage`. The child waits. Once pidfd, pipes and link are stored and the state is
@@ -10,7 +10,12 @@
 //! dropped ends the child with status 125: an instance that nobody has recorded never runs.
 
 mod birth;
+mod bounds;
+mod cgroup;
+pub mod env_file;
 mod go;
+mod hierarchy;
+mod identity;
 pub mod listen;
 mod orphans;
 mod pidfd;
@@ -20,10 +25,11 @@ pub mod stage;
 mod sweep;
 mod sys;
 
+pub use cgroup::{Cgroups, Group, Removal};
 pub use go::{ExecFailure, Go, Launching, Step};
 pub use orphans::{Ended, end_orphans};
 pub use pidfd::Pidfd;
-pub use spawn::{Launch, OpenFiles, Parent, SpawnError, Spawned, spawn};
+pub use spawn::{Launch, OpenFiles, Output, Parent, SpawnError, Spawned, spawn};
 pub use sweep::{Swept, sweep_descendants};
 
 #[cfg(test)]

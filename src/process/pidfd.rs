@@ -119,6 +119,39 @@ impl Pidfd {
         sys::pidfd_wait_status(self.as_fd()).map(ExitStatus::from_raw)
     }
 
+    /// How it ended, also when its parent has not taken notice yet: what the kernel shows of a zombie is exact as long as
+    /// it is one. `None` while it runs, and when it was reaped where the kernel does not remember (before 6.15).
+    pub fn ended_with(&self) -> Option<ExitStatus> {
+        const EXIT_CODE: usize = 49;
+        let of_zombie = || {
+            let fields = self.stat().filter(|_| self.is_dead())?;
+            // Nothing at all is what those see who may not look, too: it is believed only after the end.
+            fields.get(EXIT_CODE)?.parse().ok().filter(|status| *status != 0).map(ExitStatus::from_raw)
+        };
+        self.exit_status().or_else(of_zombie)
+    }
+
+    /// The parent's number now; `None` once it has been reaped.
+    pub fn parent(&self) -> Option<u32> {
+        let told = sys::pidfd_family(self.as_fd()).map(|(_, parent)| parent);
+        told.or_else(|| self.stat()?.get(1)?.parse().ok())
+    }
+
+    /// When it began, in ticks since boot; `None` once it has been reaped.
+    pub fn started(&self) -> Option<u64> {
+        self.stat()?.get(19)?.parse().ok()
+    }
+
+    /// What /proc says of it, from its state on.
+    fn stat(&self) -> Option<Vec<String>> {
+        let stat = fs::read(format!("/proc/{}/stat", self.pid()?)).ok()?;
+        // The name in parentheses may hold anything, further parentheses and newlines included.
+        let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
+        let fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().map(str::to_owned).collect();
+        // The number was its own while it was read if it still is.
+        (!self.is_reaped()).then_some(fields)
+    }
+
     /// Reaps it, if it is an own child that has ended. Never blocks.
     ///
     /// # Errors
@@ -136,6 +169,9 @@ impl Pidfd {
 
     /// The process's number; `None` once it has been reaped.
     pub fn pid(&self) -> Option<u32> {
+        if let Some((pid, _)) = sys::pidfd_family(self.as_fd()) {
+            return Some(pid);
+        }
         let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd())).ok()?;
         let pid = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
         pid.trim().parse().ok()

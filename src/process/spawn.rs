@@ -2,11 +2,14 @@
 //!
 //! Owns what is made for a birth: pipes, the sealed record of the settings, the go socket. The child's part stands in
 //! `birth` and `stage`.
+//!
+//! Invariant: a descriptor's number in the child is decided here and nowhere else: 0 to 2, the listeners from 3, the
+//! extra ones where they were asked for, the link at the lowest number that is left.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -16,10 +19,16 @@ use nix::fcntl::{FcntlArg, OFlag};
 use serde::{Deserialize, Serialize};
 
 use super::birth::{self, Born, Plan, Stillborn};
-use super::{Go, Pidfd, sealed};
+use super::env_file::EnvFileError;
+use super::{Go, Group, Pidfd, sealed};
+use crate::config::spec::Bounds;
 
 /// The most listeners that one instance may inherit.
 pub const MAX_LISTENERS: usize = 64;
+/// Where inherited descriptors begin.
+pub(super) const FIRST_LISTENER: RawFd = 3;
+/// Extra descriptors have lower numbers than this.
+const MAX_NUMBER: RawFd = 1024;
 
 /// What an instance is to be.
 pub struct Launch<'a> {
@@ -34,14 +43,55 @@ pub struct Launch<'a> {
     pub cwd: &'a Path,
     /// Its listening sockets: descriptors 3 and up.
     pub listeners: Vec<BorrowedFd<'a>>,
-    /// Its end of the link: the descriptor after the listeners, its number in `HERDWIRE_LINK`.
+    /// Its end of the link: the first descriptor after the listeners that is not an extra one, its number in
+    /// `HERDWIRE_LINK`.
     pub link: Option<OwnedFd>,
-    /// Its limit on open files; `None` leaves what the supervisor has.
+    /// What else it inherits, under these numbers: none of 0 to 2, none of a listener, none twice.
+    pub extra: Vec<(RawFd, OwnedFd)>,
+    /// Where its stdout and stderr go.
+    pub out: Output,
+    pub err: Output,
+    /// As whom and within which bounds it runs; `None`: as we do, with umask 022.
+    pub bounds: Option<&'a Bounds>,
+    /// The control group that it is born in; where it cannot be, the group is removed.
+    pub group: Option<&'a Group>,
+    /// Its limit on open files, where its bounds name none; `None` leaves what the supervisor has.
     pub open_files: Option<OpenFiles>,
     /// Whose child it is.
     pub parent: Parent,
     /// What `ps` shows of it until it is the app: `api/3`.
     pub label: &'a str,
+}
+
+impl<'a> Launch<'a> {
+    /// A child of ours with pipes for its output and nothing else; what is not named here can be set by field.
+    pub fn new(program: &'a Path, args: &'a [String], cwd: &'a Path, label: &'a str) -> Launch<'a> {
+        Launch {
+            program,
+            args,
+            env: Vec::new(),
+            cwd,
+            listeners: Vec::new(),
+            link: None,
+            extra: Vec::new(),
+            out: Output::Pipe,
+            err: Output::Pipe,
+            bounds: None,
+            group: None,
+            open_files: None,
+            parent: Parent::Caller,
+            label,
+        }
+    }
+}
+
+/// Where an output stream goes.
+#[derive(Debug)]
+pub enum Output {
+    /// Into a new pipe, whose read end comes back.
+    Pipe,
+    /// Into this, as it is: a log file that was opened for appending, `/dev/null`.
+    File(OwnedFd),
 }
 
 /// A limit on open files, as the user had it before anybody raised it.
@@ -87,10 +137,10 @@ pub struct Spawned {
     pub pid: u32,
     /// The process itself.
     pub pidfd: Pidfd,
-    /// Read end of its stdout, non-blocking.
-    pub out: OwnedFd,
-    /// Read end of its stderr, non-blocking.
-    pub err: OwnedFd,
+    /// Read end of its stdout, non-blocking, where it is a pipe.
+    pub out: Option<OwnedFd>,
+    /// Read end of its stderr, non-blocking, where it is a pipe.
+    pub err: Option<OwnedFd>,
     /// The word.
     pub go: Go,
 }
@@ -103,6 +153,10 @@ pub enum SpawnError {
     Unusable { label: String, what: String },
     #[error("`{label}` has {count} listeners, more than {MAX_LISTENERS}")]
     TooManyListeners { label: String, count: usize },
+    #[error("descriptor {number} of `{label}` is taken, or no number for a descriptor")]
+    NumberTaken { label: String, number: RawFd },
+    #[error(transparent)]
+    Variables(#[from] EnvFileError),
     #[error("arguments and environment of `{label}` are too large")]
     TooLarge { label: String, source: CodecError },
     #[error("cannot prepare the start of `{label}`")]
@@ -116,6 +170,9 @@ pub enum SpawnError {
 impl SpawnError {
     /// What the operator can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
+        if let SpawnError::Variables(error) = self {
+            return error.hint();
+        }
         let (SpawnError::Prepare { source, .. } | SpawnError::Create { source, .. } | SpawnError::Child { source, .. }) =
             self
         else {
@@ -139,7 +196,11 @@ pub(super) struct Settings {
     pub env: Vec<(String, String)>,
     pub cwd: Vec<u8>,
     pub listeners: u32,
-    pub link: bool,
+    /// The link's number.
+    pub link: Option<RawFd>,
+    /// The extra descriptors' numbers.
+    pub extra: Vec<RawFd>,
+    pub bounds: Bounds,
     pub open_files: Option<OpenFiles>,
 }
 
@@ -152,27 +213,38 @@ pub(super) struct Settings {
 pub fn spawn(launch: Launch<'_>) -> Result<Spawned, SpawnError> {
     let label = launch.label.to_owned();
     check(&launch)?;
-    let settings = seal(&launch)?;
+    let link = launch.link.as_ref().map(|_| link_number(&launch));
+    let settings = seal(&launch, link)?;
     let prepare = |source| SpawnError::Prepare { label: label.clone(), source };
     let null = File::open("/dev/null").map_err(prepare)?;
-    let (out, out_end) = pipe().map_err(prepare)?;
-    let (err, err_end) = pipe().map_err(prepare)?;
+    let (out, out_end) = output(launch.out).map_err(prepare)?;
+    let (err, err_end) = output(launch.err).map_err(prepare)?;
     let (go, stage_end) = Go::new().map_err(prepare)?;
 
-    let mut descriptors = vec![null.as_fd(), out_end.as_fd(), err_end.as_fd()];
-    descriptors.extend(&launch.listeners);
-    descriptors.extend(launch.link.as_ref().map(AsFd::as_fd));
-    let first = descriptors.len();
-    descriptors.extend([settings.as_fd(), stage_end.as_fd()]);
+    // Without its folder it is born elsewhere.
+    let group = launch.group.and_then(|group| group.open().ok());
+
+    let mut descriptors = vec![(0, null.as_fd()), (1, out_end.as_fd()), (2, err_end.as_fd())];
+    descriptors.extend((FIRST_LISTENER..).zip(launch.listeners.iter().copied()));
+    descriptors.extend(launch.extra.iter().map(|(number, descriptor)| (*number, descriptor.as_fd())));
+    descriptors.extend(link.zip(launch.link.as_ref().map(AsFd::as_fd)));
+    let first = descriptors.iter().map(|(number, _)| number + 1).max().unwrap_or(FIRST_LISTENER);
+    descriptors.extend([(first, settings.as_fd()), (first + 1, stage_end.as_fd())]);
     let plan = Plan {
         descriptors,
         binary: own_binary().map_err(prepare)?,
         args: stage_command(first, &label)?,
         name: c_string(&label, "name", format!("hw:{label}"))?,
         parent: launch.parent,
+        group: group.as_ref().map(AsFd::as_fd),
     };
     match birth::give_birth(&plan) {
-        Ok(Born { pid, pidfd }) => Ok(Spawned { pid, pidfd: Pidfd::from_fd(pidfd), out, err, go }),
+        Ok(Born { pid, pidfd, grouped }) => {
+            if let Some(group) = launch.group.filter(|_| !grouped) {
+                group.remove();
+            }
+            Ok(Spawned { pid, pidfd: Pidfd::from_fd(pidfd), out, err, go })
+        }
         Err(Stillborn::Clone(source)) => Err(SpawnError::Create { label, source }),
         Err(Stillborn::Child { step, source, pidfd }) => {
             if launch.parent == Parent::Caller {
@@ -192,6 +264,13 @@ fn check(launch: &Launch<'_>) -> Result<(), SpawnError> {
         let count = launch.listeners.len();
         return Err(SpawnError::TooManyListeners { label: launch.label.to_owned(), count });
     }
+    for (place, (number, _)) in launch.extra.iter().enumerate() {
+        let first_free = FIRST_LISTENER + launch.listeners.len() as RawFd;
+        let again = launch.extra[..place].iter().any(|(other, _)| other == number);
+        if again || !(first_free..MAX_NUMBER).contains(number) {
+            return Err(SpawnError::NumberTaken { label: launch.label.to_owned(), number: *number });
+        }
+    }
     if launch.program.as_os_str().as_bytes().contains(&0) || launch.cwd.as_os_str().as_bytes().contains(&0) {
         return unusable("the path".to_owned());
     }
@@ -205,21 +284,39 @@ fn check(launch: &Launch<'_>) -> Result<(), SpawnError> {
     }
 }
 
+/// The lowest number that neither a listener nor an extra descriptor has.
+fn link_number(launch: &Launch<'_>) -> RawFd {
+    let taken = |number: &RawFd| launch.extra.iter().any(|(other, _)| other == number);
+    (FIRST_LISTENER + launch.listeners.len() as RawFd..)
+        .find(|number| !taken(number))
+        .expect("there are fewer descriptors than numbers")
+}
+
 /// The settings in a memfd that nobody can change any more.
-fn seal(launch: &Launch<'_>) -> Result<OwnedFd, SpawnError> {
+fn seal(launch: &Launch<'_>, link: Option<RawFd>) -> Result<OwnedFd, SpawnError> {
     let settings = Settings {
         program: launch.program.as_os_str().as_bytes().to_vec(),
         args: launch.args.to_vec(),
         env: launch.env.clone(),
         cwd: launch.cwd.as_os_str().as_bytes().to_vec(),
         listeners: launch.listeners.len() as u32,
-        link: launch.link.is_some(),
+        link,
+        extra: launch.extra.iter().map(|(number, _)| *number).collect(),
+        bounds: launch.bounds.cloned().unwrap_or_default(),
         open_files: launch.open_files,
     };
     let bytes =
         codec::encode(&settings).map_err(|source| SpawnError::TooLarge { label: launch.label.to_owned(), source })?;
     let prepared = sealed::create("herdwire-settings", &bytes);
     prepared.map_err(|source| SpawnError::Prepare { label: launch.label.to_owned(), source })
+}
+
+/// What we keep and what the child gets.
+fn output(output: Output) -> io::Result<(Option<OwnedFd>, OwnedFd)> {
+    match output {
+        Output::Pipe => pipe().map(|(read, write)| (Some(read), write)),
+        Output::File(file) => Ok((None, file)),
+    }
 }
 
 /// A pipe: read end, non-blocking, and write end, blocking as programs expect it. Both close-on-exec.
@@ -240,7 +337,7 @@ fn own_binary() -> io::Result<BorrowedFd<'static>> {
     Ok(BINARY.get_or_init(|| binary).as_fd())
 }
 
-fn stage_command(first: usize, label: &str) -> Result<Vec<CString>, SpawnError> {
+fn stage_command(first: RawFd, label: &str) -> Result<Vec<CString>, SpawnError> {
     ["herdwire", super::stage::ROLE, &first.to_string(), &(first + 1).to_string(), label]
         .into_iter()
         .map(|arg| c_string(label, "the name", arg.to_owned()))

@@ -41,6 +41,7 @@ struct PidfdInfo {
     exit_code: i32,
 }
 
+const INFO_PID: u64 = 1;
 const INFO_EXIT: u64 = 1 << 3;
 /// `_IOWR(0xFF, 11, struct pidfd_info)`.
 const PIDFD_GET_INFO: u64 = (3 << 30) | ((size_of::<PidfdInfo>() as u64) << 16) | (0xFF << 8) | 11;
@@ -51,6 +52,14 @@ pub fn pidfd_wait_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     // SAFETY: `info` is as large as the request says and outlives the call.
     let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
     (answer == 0 && info.mask & INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+/// The number of a process and that of its parent now. `None` once it has been reaped, and on kernels before 6.13.
+pub fn pidfd_family(pidfd: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    let mut info = PidfdInfo { mask: INFO_PID, ..PidfdInfo::default() };
+    // SAFETY: `info` is as large as the request says and outlives the call.
+    let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    (answer == 0 && info.mask & INFO_PID != 0 && info.pid != 0).then_some((info.pid, info.parent))
 }
 
 /// Takes over a descriptor that was inherited under a known number, close-on-exec from here on.
@@ -65,10 +74,10 @@ pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Marks every descriptor from `first` upwards, so that the exec that follows closes it. Needs Linux 5.11.
-pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+/// Marks every descriptor from `first` to `last`, so that the exec that follows closes it. Needs Linux 5.11.
+pub fn close_on_exec(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: takes numbers only, and closes nothing in this process.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) })?;
     Ok(())
 }
 
@@ -76,6 +85,13 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 pub fn set_name(name: &CStr) {
     // SAFETY: the name is a C string that outlives the call. Cannot fail.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// The priority of this process, from -20 (runs first) to 19.
+pub fn set_priority(nice: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }.into())?;
+    Ok(())
 }
 
 /// Every signal back to what a fresh process has: default dispositions, nothing blocked.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 
 use super::*;
+use crate::config::spec::Bounds;
+
+mod bounds;
+mod groups;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -21,12 +25,27 @@ struct Shell<'a> {
     env: Vec<(String, String)>,
     listeners: Vec<&'a OwnedFd>,
     link: Option<OwnedFd>,
+    extra: Vec<(RawFd, OwnedFd)>,
+    to: Output,
+    bounds: Bounds,
+    group: Option<&'a Group>,
     open_files: Option<OpenFiles>,
     parent: Parent,
 }
 
 fn shell(script: &str) -> Shell<'_> {
-    Shell { script, env: vec![], listeners: vec![], link: None, open_files: None, parent: Parent::Caller }
+    Shell {
+        script,
+        env: vec![],
+        listeners: vec![],
+        link: None,
+        extra: vec![],
+        to: Output::Pipe,
+        bounds: Bounds::default(),
+        group: None,
+        open_files: None,
+        parent: Parent::Caller,
+    }
 }
 
 impl Shell<'_> {
@@ -35,15 +54,16 @@ impl Shell<'_> {
         let mut env = self.env;
         env.push(("PATH".to_owned(), "/usr/bin:/bin".to_owned()));
         spawn(Launch {
-            program: Path::new("/bin/sh"),
-            args: &args,
             env,
-            cwd: Path::new("/"),
             listeners: self.listeners.iter().map(|fd| fd.as_fd()).collect(),
             link: self.link,
+            extra: self.extra,
+            out: self.to,
+            bounds: Some(&self.bounds),
+            group: self.group,
             open_files: self.open_files,
             parent: self.parent,
-            label: "test/0",
+            ..Launch::new(Path::new("/bin/sh"), &args, Path::new("/"), "test/0")
         })
         .unwrap()
     }
@@ -73,7 +93,9 @@ fn end_of(pidfd: &Pidfd) -> ExitStatus {
     pidfd.reap().unwrap().expect("it has ended")
 }
 
-fn read_all(pipe: &OwnedFd) -> String {
+/// All that comes out of the pipe, if there is one.
+fn read_all(pipe: &Option<OwnedFd>) -> String {
+    let Some(pipe) = pipe else { return String::new() };
     let mut file = fs::File::from(pipe.try_clone().unwrap());
     let mut bytes = vec![];
     let deadline = Instant::now() + SOON;
@@ -86,7 +108,8 @@ fn read_all(pipe: &OwnedFd) -> String {
 }
 
 /// The first line that it prints.
-fn read_line(pipe: &OwnedFd) -> String {
+fn read_line(pipe: &Option<OwnedFd>) -> String {
+    let pipe = pipe.as_ref().expect("a pipe");
     let mut line = String::new();
     let deadline = Instant::now() + SOON;
     while !line.ends_with('\n') {
@@ -195,6 +218,44 @@ fn descriptors_reach_their_places_whatever_their_numbers_were() {
 }
 
 #[test]
+fn an_extra_descriptor_has_its_number_and_the_link_goes_out_of_its_way() {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let mut app =
+        shell("echo link $HERDWIRE_LINK; readlink /proc/$$/fd/3; readlink /proc/$$/fd/9; ls /proc/$$/fd; echo x >&4");
+    app.extra = [3, 9].map(|number| (number, fs::File::open("/dev/zero").unwrap().into())).into();
+    app.link = Some(theirs.into());
+    let ended = app.run();
+    assert_eq!(ended.out, "link 4\n/dev/zero\n/dev/zero\n0\n1\n2\n3\n4\n9\n", "{}", ended.err);
+    let mut said = String::new();
+    ours.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "x\n");
+}
+
+#[test]
+fn an_extra_descriptor_whose_number_is_taken_is_refused() {
+    let zero = fs::File::open("/dev/zero").unwrap();
+    for numbers in [&[2][..], &[3], &[9, 9], &[-1], &[100_000]] {
+        let extra = numbers.iter().map(|number| (*number, zero.try_clone().unwrap().into())).collect();
+        let listeners = vec![zero.as_fd()];
+        let launch = Launch { extra, listeners, ..Launch::new(Path::new("/bin/true"), &[], Path::new("/"), "a/1") };
+        assert!(matches!(spawn(launch), Err(SpawnError::NumberTaken { .. })), "{numbers:?}");
+    }
+}
+
+#[test]
+fn output_can_go_straight_into_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.log");
+    fs::write(&path, "before\n").unwrap();
+    let mut app = shell("echo hello; echo oops >&2");
+    app.to = Output::File(fs::File::options().append(true).open(&path).unwrap().into());
+    let spawned = app.spawn();
+    assert!(spawned.out.is_none());
+    assert_eq!(run(spawned).err, "oops\n");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "before\nhello\n");
+}
+
+#[test]
 fn without_listeners_and_link_an_app_hears_of_none() {
     let mut app = shell("echo ${LISTEN_FDS-none} ${LISTEN_PID-none} ${HERDWIRE_LINK-none}");
     app.env.push(("LISTEN_FDS".to_owned(), "1".to_owned()));
@@ -214,20 +275,9 @@ fn an_app_gets_its_own_limit_on_open_files_and_goes_first_when_memory_is_short()
 
 #[test]
 fn a_program_that_is_not_there_is_told_on_every_way() {
-    let args = [];
-    let spawned = spawn(Launch {
-        program: Path::new("/nowhere/app"),
-        args: &args,
-        env: vec![],
-        cwd: Path::new("/"),
-        listeners: vec![],
-        link: None,
-        open_files: None,
-        parent: Parent::Caller,
-        label: "test/0",
-    });
+    let spawned = spawn(Launch::new(Path::new("/nowhere/app"), &[], Path::new("/"), "test/0"));
     let ended = run(spawned.unwrap());
-    assert_eq!(ended.launched, Err(ExecFailure { step: Step::Exec, errno: libc::ENOENT }));
+    assert_eq!(ended.launched, Err(ExecFailure::new(Step::Exec, libc::ENOENT)));
     assert!(ended.launched.unwrap_err().hint().is_some());
     assert_eq!(ended.status.code(), Some(127));
     assert!(ended.err.starts_with("herdwire: /nowhere/app: cannot execute the program: No such file"), "{}", ended.err);
@@ -236,19 +286,9 @@ fn a_program_that_is_not_there_is_told_on_every_way() {
 
 #[test]
 fn a_folder_that_is_not_there_is_told_as_such() {
-    let spawned = spawn(Launch {
-        program: Path::new("/bin/true"),
-        args: &[],
-        env: vec![],
-        cwd: Path::new("/nowhere"),
-        listeners: vec![],
-        link: None,
-        open_files: None,
-        parent: Parent::Caller,
-        label: "test/0",
-    });
+    let spawned = spawn(Launch::new(Path::new("/bin/true"), &[], Path::new("/nowhere"), "test/0"));
     let ended = run(spawned.unwrap());
-    assert_eq!(ended.launched, Err(ExecFailure { step: Step::Folder, errno: libc::ENOENT }));
+    assert_eq!(ended.launched, Err(ExecFailure::new(Step::Folder, libc::ENOENT)));
     assert!(ended.err.starts_with("herdwire: /nowhere: cannot enter the working folder"), "{}", ended.err);
 }
 
@@ -258,16 +298,14 @@ fn a_process_killed_before_its_app_ran_did_not_launch() {
     pidfd.signal(libc::SIGSTOP).unwrap();
     let mut launching = go.release().unwrap();
     pidfd.signal(libc::SIGKILL).unwrap();
-    assert_eq!(launching.wait(SOON), Some(Err(ExecFailure { step: Step::Died, errno: 0 })));
+    assert_eq!(launching.wait(SOON), Some(Err(ExecFailure::new(Step::Died, 0))));
     assert_eq!(end_of(&pidfd).signal(), Some(libc::SIGKILL));
 }
 
 #[test]
 fn what_cannot_be_passed_on_is_refused_before_there_is_a_process() {
     let attempt = |args: &[String], env: Vec<(String, String)>| {
-        let (program, cwd) = (Path::new("/bin/true"), Path::new("/"));
-        let (listeners, link, open_files, parent) = (vec![], None, None, Parent::Caller);
-        spawn(Launch { program, args, env, cwd, listeners, link, open_files, parent, label: "a/1" }).unwrap_err()
+        spawn(Launch { env, ..Launch::new(Path::new("/bin/true"), args, Path::new("/"), "a/1") }).unwrap_err()
     };
     let error = attempt(&["a\0b".to_owned()], vec![]);
     assert_eq!(error.to_string(), "an argument of `a/1` contains a NUL byte or cannot be passed on");
@@ -331,6 +369,28 @@ fn a_pidfd_names_one_process_for_ever() {
     assert_eq!((pidfd.pid(), pidfd.matches(pid, inode)), (None, true));
     assert_eq!(pidfd.exit_status().unwrap().code(), Some(9), "the kernel remembers, whoever asks");
     assert_eq!(pidfd.signal(libc::SIGKILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+}
+
+#[test]
+fn how_a_process_ended_is_known_before_and_after_its_parent_takes_notice() {
+    let Spawned { pidfd, go, .. } = shell("exit 9").spawn();
+    assert_eq!((pidfd.ended_with(), pidfd.parent()), (None, Some(std::process::id())));
+    go.release().unwrap();
+    assert!(pidfd.wait_dead(SOON));
+    assert_eq!(pidfd.ended_with().unwrap().code(), Some(9), "it is a zombie");
+    pidfd.reap().unwrap().unwrap();
+    assert_eq!(pidfd.ended_with().unwrap().code(), Some(9), "it was reaped");
+    assert_eq!((pidfd.parent(), pidfd.started()), (None, None));
+}
+
+#[test]
+fn an_end_that_looks_like_one_that_may_not_be_seen_is_told_once_it_is_certain() {
+    let Spawned { pidfd, go, .. } = shell("exit 0").spawn();
+    go.release().unwrap();
+    assert!(pidfd.wait_dead(SOON));
+    assert_eq!(pidfd.ended_with(), None);
+    pidfd.reap().unwrap().unwrap();
+    assert_eq!(pidfd.ended_with().unwrap().code(), Some(0));
 }
 
 /// An app that leaves its session by `setsid` and loses its parents, and says who it is.
@@ -437,22 +497,33 @@ fn no_descriptor_is_left_behind_by_a_spawn() {
     assert!(left.min().unwrap() < 20);
 }
 
-/// Prints how long it takes from the call to a running app: `cargo test clone_to_exec -- --ignored --nocapture`.
+/// Prints how long it takes from the call to a running app, with a control group (made and removed) and without:
+/// `cargo test clone_to_exec -- --ignored --nocapture`.
 #[test]
 #[ignore = "a figure, not a check"]
 fn clone_to_exec() {
-    let mut times: Vec<(Duration, Duration)> = (0..200)
-        .map(|_| {
-            let begun = Instant::now();
-            let Spawned { pidfd, go, .. } = shell("exit").spawn();
-            let born = begun.elapsed();
-            go.release().unwrap().wait(SOON).unwrap().unwrap();
-            let launched = begun.elapsed();
-            end_of(&pidfd);
-            (born, launched)
-        })
-        .collect();
-    times.sort_by_key(|time| time.1);
-    let (born, launched) = times[times.len() / 2];
-    std::io::stdout().write_all(format!("clone {born:?}, app executed {launched:?} (medians)\n").as_bytes()).unwrap();
+    let groups = Cgroups::find(&format!("test-figure-{}", std::process::id()), &[]).ok();
+    let once = |turn: u32, grouped: bool| {
+        let begun = Instant::now();
+        let group =
+            groups.as_ref().filter(|_| grouped).map(|groups| groups.make(turn, 1, &Bounds::default()).unwrap().0);
+        let Spawned { pidfd, go, .. } = Shell { group: group.as_ref(), ..shell("exit") }.spawn();
+        let born = begun.elapsed();
+        go.release().unwrap().wait(SOON).unwrap().unwrap();
+        let launched = begun.elapsed();
+        end_of(&pidfd);
+        let over = Instant::now();
+        group.map(|group| group.remove());
+        (launched, born, over.elapsed())
+    };
+    let mut times = [vec![], vec![]];
+    (0..200).for_each(|turn| times.iter_mut().zip([false, true]).for_each(|(times, how)| times.push(once(turn, how))));
+    for (times, how) in times.iter_mut().zip(["without", "with"]) {
+        times.sort();
+        let (launched, born, removed) = times[times.len() / 2];
+        let line =
+            format!("{how} a group: clone {born:?}, app executed {launched:?}, group removed {removed:?} (medians)\n");
+        std::io::stdout().write_all(line.as_bytes()).unwrap();
+    }
+    groups.inspect(Cgroups::close);
 }

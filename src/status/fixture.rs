@@ -22,9 +22,11 @@ pub fn empty() -> Snapshot {
             store_used: 5,
             store_limit: 4096,
             warnings: Vec::new(),
+            notifications_ignored: 0,
         },
         instances: Vec::new(),
         herds: Vec::new(),
+        deployments: Vec::new(),
         bridge: None,
         front: None,
         host: HostView {
@@ -134,6 +136,7 @@ fn instance(id: u32, app: &str, herd: &str, index: u32, instances: u32) -> Insta
         max_restarts: 16,
         listen: Vec::new(),
         slot: Some(index as u16 + 1),
+        health: Default::default(),
         env: None,
     }
 }

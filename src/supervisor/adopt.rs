@@ -1,10 +1,10 @@
-//! From what the keeper hands over to a running supervisor: the same path at the first start, after a crash, and (in
-//! time) in an upgrade.
+//! From what the keeper hands over to a running supervisor: the same path at the first start, after a crash, and in an
+//! upgrade.
 //!
 //! Order matters: everything is adopted before the first exit is acted on, or the last lines of the dead would have
 //! no file; and nothing is started before the listening sockets and the wire stand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -21,23 +21,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::Request;
+use super::control_server::Desk;
 use super::core::{self, Core, Sources};
-use super::registry::{App, Entry, Process, Registry};
+use super::registry::{App, Entry, Process, Registry, Release, Role};
+use super::rescue;
 use super::saved::{self, Here};
 use super::saving::{self, Saving};
 use super::settings::Sections;
-use super::state::{Contents, State};
+use super::state::Contents;
 use super::traffic::{self, Routes};
-use super::{control_server, foreground};
-use crate::config::spec::{AppSpec, Settings};
+use super::{control_server, foreground, health};
+use crate::config::spec::{AppSpec, Rotation, Settings};
 use crate::config::{self, Surroundings, home::Home};
-use crate::keeper::client::{Inheritance, KeeperLink};
+use crate::deployment::Deployment;
+use crate::keeper::client::{Inheritance, KeeperLink, Reason};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
-use crate::logs::Pump;
-use crate::process::{OpenFiles, Pidfd, listen, sealed};
-use crate::relay::Relay;
+use crate::logs::{Kind as Stream, Pump, Route, StreamKey};
+use crate::process::{Cgroups, OpenFiles, Pidfd, listen, sealed};
+use crate::relay::{NodeId, Relay};
 use crate::status::{History, Host, Look, Sampler};
 use crate::wire::{self, Wire};
 
@@ -45,22 +48,30 @@ use crate::wire::{self, Wire};
 const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
-pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, serves: bool) -> anyhow::Result<Core> {
-    let Inheritance { epoch, keeper_pid, foreground, mut descriptors, exits, store_limit, descriptor_limit, .. } =
+pub async fn adopt(
+    keeper: KeeperLink,
+    inheritance: Inheritance,
+    reopen: OwnedFd,
+    serves: bool,
+) -> anyhow::Result<Core> {
+    let Inheritance { epoch, keeper_pid, reason, foreground, mut descriptors, exits, store_limit, descriptor_limit } =
         inheritance;
     let home = Home::from_environment()?;
     let node = home.node()?;
-    let store = Store::new(keeper.sender());
+    let store = Store::holding(keeper.sender(), &descriptors).context("there is no room for copies of the store")?;
     let is_first = !descriptors.contains_key(&Name::new(Kind::State, 0, 0));
     let foreground = foreground && !serves;
-    let (state, contents) = open_state(&mut descriptors, &store)?;
+    let (state, contents, warning) = rescue::open::open(&mut descriptors, &store)?;
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
 
     let (requests_in, requests) = mpsc::channel(QUEUE);
+    let (upgrades_in, upgrades) = mpsc::channel(1);
     let listener = control_socket(&mut descriptors, &home, &store)?;
     let control_file = file_identity(&home.control());
-    tasks.spawn(control_server::serve(listener, requests_in, tasks.clone(), shutdown.clone()));
+    let desk = Desk { requests: requests_in, upgrades: upgrades_in };
+    let (connections, accepting) = (TaskTracker::new(), shutdown.child_token());
+    tasks.spawn(control_server::serve(listener, desk.clone(), connections.clone(), accepting.clone(), shutdown.clone()));
 
     let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
     let (notices_in, notices) = mpsc::channel(QUEUE);
@@ -72,15 +83,25 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, serves: bool) -
         shutdown: shutdown.clone(),
     };
     let wire = Wire::start(surroundings, memories, &tasks);
+    let around = crate::health::Around {
+        store: store.clone(),
+        wire: wire.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let watching = health::start(&mut descriptors, node, home.path(), around);
+    let (watchers, health) = watching.context("instances cannot be given a socket to notify")?;
     let routes = Routes { relay: Arc::new(Relay::new(node)), bridge: None, front: None };
     let (routes, current) = watch::channel(routes);
     tasks.spawn(traffic::run(arrivals, current, wire.clone(), shutdown.clone()));
 
     let (looks_in, looks) = mpsc::channel(QUEUE);
     let pump = Pump::start().context("the log thread cannot be started")?;
+    let reopen = Watched::new(reopen)?;
     let logs = pump.events().expect("the pump was just made");
     let (orders, outcomes) = core::start_spawner().context("the spawning thread cannot be started")?;
     let (executions_in, executions) = mpsc::channel(QUEUE);
+    let (orphans_in, orphans) = mpsc::channel(QUEUE);
     let random = getrandom::u64().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
     let (writer, writing) = saved::writer::Writer::new(home.saved(), shutdown.clone());
     tasks.spawn(writing);
@@ -97,6 +118,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, serves: bool) -
         keeper_pid,
         store_limit,
         open_files: open_files(descriptor_limit),
+        cgroups: cgroups(node, keeper_pid),
         foreground: foreground.then(foreground::Output::start).transpose()?,
         began: Instant::now(),
         sections: Sections::new(arrivals_in, Look::new(looks_in, History::default()), random),
@@ -107,6 +129,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, serves: bool) -
         globals: contents.globals,
         registry: Registry::default(),
         wire,
+        watchers,
         pump,
         orders,
         waiting_orders: VecDeque::new(),
@@ -115,31 +138,65 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, serves: bool) -
         sampler: Sampler::new(),
         host: Host::new().ok(),
         remembered: None,
-        warnings: Vec::new(),
+        warnings: warning.into_iter().collect(),
         pending: Vec::new(),
+        awaited: Vec::new(),
+        applying: Vec::new(),
         strays: VecDeque::new(),
         unsure: Vec::new(),
         run: None,
         run_failed: false,
         stillborn: Vec::new(),
         control_file,
-        sources: Sources { keeper: keeper_socket, requests, outcomes, executions, logs, notices, looks },
+        accepting,
+        connections,
+        desk,
+        upgrade: None,
+        freezing: None,
+        is_settled: false,
+        descriptor_limit,
+        orphans: BTreeMap::new(),
+        orphan_ends: orphans_in,
+        sources: Sources {
+            keeper: keeper_socket,
+            requests,
+            upgrades,
+            outcomes,
+            executions,
+            logs,
+            reopen,
+            notices,
+            health,
+            looks,
+            orphans,
+        },
         tasks,
         shutdown,
     };
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;
+    core.adopt_health(&mut descriptors).await;
     let mut single = |kind| core::take_kinds(&mut descriptors, &[kind]).into_values().next_back();
     let (settings, front, status, run) =
         (single(Kind::Settings), single(Kind::Front), single(Kind::Status), single(Kind::Run));
     core.adopt_settings(settings, front, status).await?;
     core.reroute().await;
     core.forget_the_rest(descriptors);
-    core.keeper.ready()?;
+    core.forget_stray_spools();
+    if reason == Reason::Upgrade {
+        core.speak_into_the_log();
+    }
+    if let Err(error) = core.keeper.ready() {
+        // Without a keeper there is all the more to be done: the loop begins with that.
+        tracing::warn!("the keeper does not hear that we are ready: {error}");
+    }
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
+    let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
+    core.end_forgotten_groups(all_known);
     core.catch_up(exits).await;
     core.read_saved(is_first).await;
+    core.watchers.senses.serve().await;
     core.first_orders(run).await;
     Ok(core)
 }
@@ -155,20 +212,23 @@ fn open_files(soft: u64) -> Option<OpenFiles> {
     OpenFiles::current().ok().map(|ours| OpenFiles { soft, hard: ours.hard })
 }
 
-fn open_state(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyhow::Result<(State, Contents)> {
-    let name = Name::new(Kind::State, 0, 0);
-    let Some(memory) = descriptors.remove(&name) else {
-        let state = State::create().context("the state cannot be created")?;
-        store.keep(name, state.as_fd());
-        let mut contents = Contents::default();
-        contents.globals.next_app = 1;
-        return Ok((state, contents));
-    };
-    let (state, contents) = State::open(memory)?;
-    if contents.damaged > 0 {
-        tracing::error!("{} records of the state are damaged and were given up", contents.damaged);
+/// Where instances get control groups. Without, what escapes them is searched for.
+fn cgroups(node: NodeId, keeper: u32) -> Option<Arc<Cgroups>> {
+    match Cgroups::find(&node.to_string(), &[keeper, std::process::id()]) {
+        Ok(cgroups) => {
+            tracing::info!("instances run in control groups below {}", cgroups.folder().display());
+            Some(Arc::new(cgroups))
+        }
+        Err(why) => {
+            tracing::info!("instances run without control groups: {why}");
+            None
+        }
     }
-    Ok((state, contents))
+}
+
+pub(super) fn control_listener(socket: OwnedFd) -> std::io::Result<Listener> {
+    // Made from a descriptor, so it knows no name that it could unlink when it is dropped.
+    Ok(Listener::from(uds_local_socket::tokio::Listener::try_from(socket)?))
 }
 
 fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store: &Store) -> anyhow::Result<Listener> {
@@ -183,43 +243,71 @@ fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store:
             socket
         }
     };
-    // Made from a descriptor, so it knows no name that it could unlink when it is dropped.
-    Ok(Listener::from(uds_local_socket::tokio::Listener::try_from(socket)?))
+    Ok(control_listener(socket)?)
 }
 
 impl Core {
     fn adopt_apps(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) -> anyhow::Result<()> {
         for record in &contents.apps {
-            let Some(memory) = descriptors.remove(&Name::new(Kind::Spec, record.id, record.revision)) else {
+            let deployment = Deployment::from_record(&record.deployment);
+            let mut others: BTreeSet<u32> =
+                contents.instances.iter().filter(|one| one.app == record.id).map(|one| one.revision).collect();
+            others.extend(deployment.iter().flat_map(|one| [one.old_revision(), one.new_revision()]));
+            others.remove(&record.revision);
+            let Some(current) = self.adopt_release(record.id, record.revision, descriptors)? else {
                 tracing::error!("app {} has lost its spec and is given up", record.id);
                 continue;
             };
-            let spec: AppSpec = codec::decode(&sealed::read(memory.as_fd())?)
-                .with_context(|| format!("the spec of app {} cannot be read", record.id))?;
-            let mut listeners = Vec::with_capacity(spec.listen.len());
-            for (part, address) in spec.listen.iter().enumerate() {
-                let name = Name::part(Kind::Listener, record.id, part as u16, record.revision);
-                let socket = match descriptors.remove(&name) {
-                    Some(socket) => Ok(socket),
-                    // The store was full when it was bound.
-                    None => listen::bind(address),
-                };
-                match socket {
-                    Ok(socket) => listeners.push(socket),
-                    Err(error) => {
-                        self.warn(format!("app `{}` runs without its listeners: {error}", spec.name));
-                        listeners.clear();
-                        break;
-                    }
-                }
+            let mut app = App {
+                id: record.id,
+                revision: record.revision,
+                spec: current.spec,
+                listeners: current.listeners,
+                others: Vec::new(),
+                newest: record.newest.max(record.revision),
+                base: record.base,
+                deployment,
+            };
+            for revision in others {
+                app.others.extend(self.adopt_release(record.id, revision, descriptors)?);
             }
-            let app = App { id: record.id, revision: record.revision, listeners, spec: Arc::new(spec) };
             self.registry.apps.insert(app.id, app);
         }
         Ok(())
     }
 
+    /// One release of an app, if it is in the store.
+    fn adopt_release(
+        &mut self,
+        app: u32,
+        revision: u32,
+        descriptors: &mut BTreeMap<Name, OwnedFd>,
+    ) -> anyhow::Result<Option<Release>> {
+        let Some(memory) = descriptors.remove(&Name::new(Kind::Spec, app, revision)) else { return Ok(None) };
+        let spec: AppSpec = codec::decode(&sealed::read(memory.as_fd())?)
+            .with_context(|| format!("the spec of app {app} cannot be read"))?;
+        let mut listeners = Vec::with_capacity(spec.listen.len());
+        for (part, address) in spec.listen.iter().enumerate() {
+            let name = Name::part(Kind::Listener, app, part as u16, revision);
+            let socket = match descriptors.remove(&name) {
+                Some(socket) => Ok(socket),
+                // The store was full when it was bound.
+                None => listen::bind(address),
+            };
+            match socket {
+                Ok(socket) => listeners.push(socket),
+                Err(error) => {
+                    self.warn(format!("app `{}` runs without its listeners: {error}", spec.name));
+                    listeners.clear();
+                    break;
+                }
+            }
+        }
+        Ok(Some(Release { revision, spec: Arc::new(spec), listeners }))
+    }
+
     async fn adopt_instances(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) {
+        let mut reaped = Vec::new();
         for record in &contents.instances {
             if !self.registry.apps.contains_key(&record.app) {
                 continue;
@@ -229,15 +317,23 @@ impl Core {
                 continue;
             };
             let pidfd = descriptors.remove(&Name::new(Kind::Pidfd, record.id, record.incarnation)).map(Pidfd::from_fd);
-            let process = match pidfd {
-                // An unknown inode (0) is no identity; the kernel then gives none to anybody.
-                Some(pidfd) if record.pid != 0 && pidfd.inode().unwrap_or(0) == record.pidfd_inode => Process::Exists {
-                    pid: record.pid,
-                    pidfd,
-                    released: matches!(life.state(), LifeState::Online { .. }),
-                    executed: matches!(life.state(), LifeState::Online { .. }),
-                },
-                _ => Process::None,
+            let was_let_go = matches!(life.state(), LifeState::Online { .. });
+            // Its name in the store says whose process it is; the record only helps with the number of a reaped one.
+            let recorded = (record.pid != 0).then_some(record.pid);
+            let pid = pidfd.as_ref().and_then(|pidfd| {
+                let matches = pidfd.inode().unwrap_or(0) == record.pidfd_inode;
+                pidfd.pid().or(recorded.filter(|_| matches))
+            });
+            let process = match (pidfd, pid) {
+                (Some(pidfd), Some(pid)) => {
+                    Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go }
+                }
+                // Reaped, and the keeper's word of it, if it comes, names a number that we do not know.
+                (Some(pidfd), None) => {
+                    reaped.push((record.id, life.incarnation(), pidfd));
+                    Process::None
+                }
+                (None, _) => Process::None,
             };
             let entry = Entry {
                 id: record.id,
@@ -250,9 +346,16 @@ impl Core {
                 started_at_ms: record.started_at_ms,
                 failure: None,
                 doomed: record.doomed,
+                role: Role::from_number(record.role),
+                revision: record.revision,
+                alone: record.alone,
             };
             self.registry.instances.insert(entry.id, entry);
         }
+        for (id, incarnation, pidfd) in reaped {
+            self.watch_orphan(id, incarnation, pidfd);
+        }
+        self.spare_nobodys(descriptors);
         self.adopt_logs(descriptors);
         self.adopt_links(descriptors).await;
         self.wire.attached().await;
@@ -261,6 +364,27 @@ impl Core {
             if let Err(error) = self.sampler.add(id, pid) {
                 tracing::debug!("instance {id} cannot be sampled: {error}");
             }
+        }
+    }
+
+    /// Processes that live and belong to no instance that we know: what they print goes on into a file, and nothing of
+    /// them is closed. They end with everything else.
+    fn spare_nobodys(&mut self, descriptors: &mut BTreeMap<Name, OwnedFd>) {
+        for (name, pidfd) in core::take_kinds(descriptors, &[Kind::Pidfd]) {
+            let pidfd = Pidfd::from_fd(pidfd);
+            if pidfd.is_dead() {
+                self.store.forget(name);
+                continue;
+            }
+            let pid = pidfd.pid().unwrap_or(0);
+            self.warn(format!("process {pid} was instance {}, of which nothing else is known: it runs on", name.owner));
+            for (kind, stream) in [(Kind::Out, Stream::Out), (Kind::Err, Stream::Err)] {
+                let Some(pipe) = descriptors.remove(&Name::new(kind, name.owner, name.generation)) else { continue };
+                let key = StreamKey { instance: name.owner, incarnation: name.generation, kind: stream };
+                let path = self.home.logs().join(format!("rescued-{}-{}.log", name.owner, name.generation));
+                self.pump.attach(key, pipe, Route::Raw { path, rotation: Rotation::default() });
+            }
+            drop(descriptors.remove(&Name::new(Kind::Link, name.owner, name.generation)));
         }
     }
 
@@ -290,7 +414,8 @@ impl Core {
 
     /// Names that nobody asked for: left by a death between two steps.
     fn forget_the_rest(&mut self, descriptors: BTreeMap<Name, OwnedFd>) {
-        for name in descriptors.into_keys() {
+        // The home's lock is the keeper's own affair, as long as there is a keeper.
+        for name in descriptors.into_keys().filter(|name| name.kind != Kind::Lock) {
             tracing::debug!("{name} is not needed any more");
             self.store.forget(name);
         }
@@ -301,23 +426,29 @@ impl Core {
         for exit in exits {
             self.exited(exit).await;
         }
+        self.watch_orphans();
         let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
         for id in ids {
             let entry = &self.registry.instances[&id];
             let incarnation = entry.life.incarnation();
             match (&entry.process, entry.life.state()) {
                 // Its supervisor died before it was made, or before anybody knew: it was never let go.
-                (Process::None, _) if entry.life.has_process() => {
+                (Process::None, _) if entry.life.has_process() && !self.orphans.contains_key(&id) => {
                     self.live(id, Life::Exited(incarnation, Exit::NeverStarted)).await;
                 }
                 // Whether it was let go shows by its being there a moment later: one that was not ends at once.
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
                 // The signal may not have been sent. Twice does no harm.
                 (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
-                    let signal = self.registry.app_of(entry).spec.rules.kill_signal;
+                    let signal = self.registry.spec_of(entry).rules.kill_signal;
                     if let Err(error) = pidfd.signal_group(signal) {
                         tracing::debug!("instance {id} cannot be signalled: {error}");
                     }
+                }
+                // Nor may it have been told to finish.
+                (Process::Exists { .. }, LifeState::Draining { .. }) => {
+                    let signal = self.registry.spec_of(entry).rules.kill_signal;
+                    self.drain(id, incarnation, signal).await;
                 }
                 _ => {}
             }
@@ -326,6 +457,7 @@ impl Core {
             self.end_all().await;
         } else {
             self.resume_starts().await;
+            self.mend_deployments().await;
         }
         self.settle().await;
     }

@@ -15,25 +15,32 @@ use crate::config::variables::{self, Identity};
 use crate::keeper::client::Exit;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, State};
-use crate::logs::{self, Kind as Stream, StreamKey};
 use crate::process::{ExecFailure, Launching, Spawned};
 use crate::wire::Member;
 
 impl Core {
     pub(super) async fn spawn(&mut self, id: u32, incarnation: Incarnation, spec: Arc<AppSpec>) {
         let entry = &self.registry.instances[&id];
-        let app = &self.registry.apps[&entry.app];
         let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
-            let listeners = app.listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
-            Ok((ours, theirs, listeners))
+            let listeners = self.registry.listeners_of(entry).iter();
+            let listeners = listeners.map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
+            Ok((ours, theirs, listeners, self.outputs(entry, &spec)?))
         });
-        let (ours, theirs, listeners) = match prepared {
+        let (ours, theirs, listeners, [out, err]) = match prepared {
             Ok(prepared) => prepared,
+            Err(error) => {
+                return self.never_made(id, incarnation, format!("what it needs cannot be opened: {error}")).await;
+            }
+        };
+        let env = self.environment(entry, &spec);
+        let extra = match self.readiness_pipe(id, incarnation, &spec) {
+            Ok(extra) => extra,
             Err(error) => {
                 return self.never_made(id, incarnation, format!("no descriptor is left for it: {error}")).await;
             }
         };
-        let env = self.environment(entry, &spec);
+        let entry = &self.registry.instances[&id];
+        let own = self.own_variables(entry, &spec).into_iter().map(|(name, _)| name).collect();
         self.store.keep(Name::new(Kind::Link, id, incarnation.0), ours.as_fd());
         self.wire.attach(self.member(entry), ours).await;
         let order = Order {
@@ -42,8 +49,13 @@ impl Core {
             cwd: spec.cwd.clone(),
             spec,
             env,
+            own,
+            cgroups: self.cgroups.clone(),
             listeners,
             link: theirs,
+            extra,
+            out,
+            err,
             open_files: self.open_files,
         };
         self.waiting_orders.push_back(order);
@@ -62,7 +74,12 @@ impl Core {
         }
     }
 
-    pub(super) async fn spawned(&mut self, Outcome { instance: id, incarnation, result }: Outcome) {
+    pub(super) async fn spawned(&mut self, outcome: Outcome) {
+        let Outcome { instance: id, incarnation, result, warnings } = outcome;
+        if let Some(entry) = self.registry.instances.get(&id) {
+            let app = self.registry.app_of(entry).spec.name.clone();
+            warnings.into_iter().for_each(|warning| self.warn(format!("app `{app}`: {warning}")));
+        }
         let spawned = match result {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -73,16 +90,20 @@ impl Core {
         let Spawned { pid, pidfd, out, err, go } = spawned;
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         self.store.keep(Name::new(Kind::Pidfd, id, incarnation.0), pidfd.as_fd());
-        self.store.keep(Name::new(Kind::Out, id, incarnation.0), out.as_fd());
-        self.store.keep(Name::new(Kind::Err, id, incarnation.0), err.as_fd());
+        let out = out.map(|pipe| (Name::new(Kind::Out, id, incarnation.0), pipe));
+        let err = err.map(|pipe| (Name::new(Kind::Err, id, incarnation.0), pipe));
+        let pipes = [out, err].into_iter().flatten();
+        let pipes: Vec<_> = pipes.inspect(|(name, pipe)| self.store.keep(*name, pipe.as_fd())).collect();
         let inode = pidfd.inode().unwrap_or(0);
         entry.process = Process::Exists { pid, pidfd, released: false, executed: false };
         self.commit(id);
-        self.attach_log(Name::new(Kind::Out, id, incarnation.0), out);
-        self.attach_log(Name::new(Kind::Err, id, incarnation.0), err);
+        for (name, pipe) in pipes {
+            self.attach_log(name, pipe);
+        }
         if let Err(error) = self.sampler.add(id, pid) {
             tracing::debug!("instance {id} cannot be sampled: {error}");
         }
+        self.watch_health(id).await;
         if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid && is_same(stray, inode)) {
             let stray = self.strays.remove(at).expect("its place was just found");
             return self.ended(id, exit_of(stray.status)).await;
@@ -115,25 +136,9 @@ impl Core {
         });
     }
 
-    /// Has the pump write what comes out of a stored pipe into its instance's log file.
-    pub(super) fn attach_log(&mut self, name: Name, pipe: OwnedFd) {
-        let entry = &self.registry.instances[&name.owner];
-        let paths = self.log_paths(entry);
-        let (kind, path) = match name.kind {
-            Kind::Err => (Stream::Err, paths.error),
-            _ => (Stream::Out, paths.out),
-        };
-        let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
-        if let Some(output) = &self.foreground {
-            let label = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
-            output.follow(path.clone(), kind, label);
-        }
-        self.pump.attach(key, pipe, &path);
-    }
-
     /// An instance as the wire knows it.
     pub(super) fn member(&self, entry: &Entry) -> Member {
-        let spec = &self.registry.app_of(entry).spec;
+        let spec = self.registry.spec_of(entry);
         Member {
             instance: entry.id,
             incarnation: entry.life.incarnation().0,
@@ -144,11 +149,19 @@ impl Core {
         }
     }
 
-    /// The whole environment of an instance: its app's, and who it is.
+    /// The whole environment of an instance: its app's, and who it is. Without what its files of variables say.
     pub(super) fn environment(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
+        let own = self.own_variables(entry, spec);
+        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
+        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
+    }
+
+    /// Who an instance is, as variables.
+    pub(super) fn own_variables(&self, entry: &Entry, spec: &AppSpec) -> Vec<(String, String)> {
         let paths = self.log_paths(entry);
         let identity = Identity {
-            id: entry.id,
+            id: entry.number,
+            instance: entry.id,
             index: entry.index,
             incarnation: entry.life.incarnation().0,
             restarts: entry.life.restarts(),
@@ -157,15 +170,9 @@ impl Core {
             out_log: &paths.out,
             error_log: &paths.error,
         };
-        let own = variables::instance_variables(spec, &identity);
-        let inherited = spec.env.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == *name));
-        inherited.map(|(name, value)| (name.clone(), value.clone())).chain(own.clone()).collect()
-    }
-
-    pub(super) fn log_paths(&self, entry: &Entry) -> logs::Paths {
-        let spec = &self.registry.apps[&entry.app].spec;
-        let id = (spec.instances > 1).then_some(entry.id);
-        logs::paths(self.home.path(), &spec.name, id)
+        let mut own = variables::instance_variables(spec, &identity);
+        own.extend(self.health_variables(spec));
+        own
     }
 
     pub(super) async fn executed(&mut self, id: u32, incarnation: Incarnation, result: Result<(), ExecFailure>) {

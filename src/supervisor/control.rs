@@ -135,6 +135,12 @@ pub enum Response {
     Plan(Plan),
     /// A change, in answer to `Events`.
     Event(EventView),
+    /// Another supervisor serves now: `Ping` tells which.
+    Upgraded {
+        /// Version of the one that answers this, and is gone.
+        from: String,
+        took_ms: u64,
+    },
 }
 
 /// What an `Apply` does, app by app.
@@ -233,6 +239,31 @@ impl Failure {
 /// It is larger than [`codec::LIMIT`].
 pub fn to_frame(request: &Request) -> Result<Vec<u8>, codec::CodecError> {
     Ok(frame::compose(CONTROL_VERSION, 0, &codec::encode(request)?))
+}
+
+/// How long the body is that a peer announces.
+///
+/// # Errors
+/// It is none of a request of this version, or too large.
+pub fn body_length(header: frame::Header) -> Result<u32, Failure> {
+    if header.kind != CONTROL_VERSION {
+        let what = format!("this is no request of control version {CONTROL_VERSION}");
+        return Err(
+            Failure::new(what).hint("use the `herdwire` binary of the supervisor's version, or `herdwire kill` first")
+        );
+    }
+    if header.length as usize > MAX_FRAME - frame::HEADER_BYTES {
+        return Err(Failure::new(format!("a request of {} bytes is too large", header.length)));
+    }
+    Ok(header.length)
+}
+
+/// Reads the body of a request.
+///
+/// # Errors
+/// It is not one.
+pub fn from_body(body: &[u8]) -> Result<Request, Failure> {
+    codec::decode(body).map_err(|error| Failure::new("the request cannot be understood").cause(error))
 }
 
 /// Puts an answer into a frame. It may be large: thousands of instances with their environments.

@@ -3,10 +3,12 @@
 //! Only the owner of the home gets in: the socket is 0600 in a 0700 folder, and the peer's credentials are checked.
 //! Whoever is slow or sends nonsense is answered once, closed, and disturbs nobody.
 
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use herdwire_ipc::codec;
 use herdwire_ipc::frame::{HEADER_BYTES, Header};
 use interprocess::local_socket::tokio::{Listener, Stream, prelude::*};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::control::{self, CONTROL_VERSION, Failure, MAX_FRAME, Request, Response};
+use super::control::{self, Failure, Request, Response};
 
 /// Connections served at once; the next ones wait in the socket's backlog.
 const CONNECTIONS: usize = 512;
@@ -26,29 +28,60 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// A request with the place for its answer. `None` as an answer: the connection is held until the process ends.
 pub type Asked = (Request, oneshot::Sender<Response>);
 
-/// Accepts until shutdown; every connection is a task of `tasks`.
-pub async fn serve(listener: Listener, requests: mpsc::Sender<Asked>, tasks: TaskTracker, shutdown: CancellationToken) {
+/// Where requests go.
+#[derive(Clone)]
+pub struct Desk {
+    pub requests: mpsc::Sender<Asked>,
+    /// Programs to be replaced by, and who asks.
+    pub upgrades: mpsc::Sender<(PathBuf, Asker)>,
+}
+
+/// Whoever asked for an upgrade. Its answer outlives every task of this process.
+#[derive(Debug)]
+pub struct Asker(UnixStream);
+
+impl Asker {
+    /// Answers, and closes the connection. Blocks for [`ANSWER_LIMIT`] at most.
+    pub fn answer(self, response: &Response) {
+        let Ok(frame) = control::to_answer(response) else { return };
+        let mut stream = self.0;
+        // Whoever does not take its answer has gone or hangs; either way there is nobody to tell.
+        let _ = stream
+            .set_nonblocking(false)
+            .and_then(|()| stream.set_write_timeout(Some(ANSWER_LIMIT)))
+            .and_then(|()| stream.write_all(&frame));
+    }
+}
+
+/// Accepts while `accepting`; every connection is a task of `connections`, until shutdown.
+pub async fn serve(
+    listener: Listener,
+    desk: Desk,
+    connections: TaskTracker,
+    accepting: CancellationToken,
+    shutdown: CancellationToken,
+) {
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = std::sync::Arc::clone(&places).acquire_owned();
         let Ok(place) = (tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = accepting.cancelled() => return,
             place = place => place,
         }) else {
             return;
         };
         let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = accepting.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok(stream) => {
-                let (requests, shutdown) = (requests.clone(), shutdown.clone());
-                tasks.spawn(async move {
+                let (desk, shutdown) = (desk.clone(), shutdown.clone());
+                connections.spawn(async move {
                     tokio::select! {
                         // First what is answered already: with nothing left to stop, `kill` ends the supervisor at once.
                         biased;
-                        () = connection(stream, requests) => {}
+                        () = connection(stream, desk) => {}
                         () = shutdown.cancelled() => {}
                     }
                     drop(place);
@@ -63,12 +96,20 @@ pub async fn serve(listener: Listener, requests: mpsc::Sender<Asked>, tasks: Tas
     }
 }
 
-async fn connection(mut stream: Stream, requests: mpsc::Sender<Asked>) {
+async fn connection(mut stream: Stream, Desk { requests, upgrades }: Desk) {
     let request = match tokio::time::timeout(REQUEST_LIMIT, receive(&mut stream)).await {
         Ok(Ok(Some(request))) => request,
         Ok(Ok(None)) | Err(_) => return,
         Ok(Err(failure)) => return answer(&mut stream, &Response::Failed(failure)).await,
     };
+    if let Request::Upgrade { binary } = request {
+        let Stream::UdSocket(socket) = &stream;
+        if let Ok(own) = socket.as_fd().try_clone_to_owned() {
+            // The supervisor ends, then nobody waits for the answer; or it is behind, and this waits with the asker.
+            let _ = upgrades.send((binary, Asker(own.into()))).await;
+        }
+        return;
+    }
     let is_kill = request == Request::Kill;
     let (reply, response) = oneshot::channel();
     if requests.send((request, reply)).await.is_err() {
@@ -110,20 +151,12 @@ async fn receive(stream: &mut Stream) -> Result<Option<Request>, Failure> {
         return Ok(None);
     }
     let header = Header::from_bytes(&bytes).expect("it has a header's length");
-    if header.kind != CONTROL_VERSION {
-        let what = format!("this is no request of control version {CONTROL_VERSION}");
-        return Err(
-            Failure::new(what).hint("use the `herdwire` binary of the supervisor's version, or `herdwire kill` first")
-        );
-    }
-    if header.length as usize > MAX_FRAME - HEADER_BYTES {
-        return Err(Failure::new(format!("a request of {} bytes is too large", header.length)));
-    }
+    let length = control::body_length(header)?;
     // Grown as bytes come, never by what the peer announces.
     let mut body = Vec::new();
-    let mut rest = stream.take(u64::from(header.length));
+    let mut rest = stream.take(u64::from(length));
     rest.read_to_end(&mut body).await.map_err(|error| Failure::new("the request could not be read").cause(error))?;
-    codec::decode(&body).map(Some).map_err(|error| Failure::new("the request cannot be understood").cause(error))
+    control::from_body(&body).map(Some)
 }
 
 fn check_peer(stream: &Stream) -> Result<(), Failure> {

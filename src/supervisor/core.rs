@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,23 +20,29 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::control::Response;
-use super::control_server::Asked;
-use super::registry::{App, Entry, Process, Registry};
+use super::applying::Applying;
+use super::control::{Failure, Response};
+use super::control_server::{Asked, Asker, Desk};
+use super::departure::Departure;
+use super::deploys::Awaited;
+use super::orphans::Ended;
+use super::registry::{App, Entry, Process, Registry, Role};
 use super::requests::Pending;
 use super::saving::Saving;
 use super::settings::Sections;
 use super::spawner::{Order, Outcome};
 use super::state::{self, Globals};
 use super::traffic::Routes;
-use super::{clock, foreground, spawner};
+use super::upgrade::{self, Freezing, Upgrade};
+use super::{clock, foreground, health, logs, spawner};
 use crate::config::home::Home;
+use crate::config::spec::Rules;
 use crate::keeper::client::{Exit as KeeperExit, FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Action, Event as Life, Exit, Incarnation};
-use crate::logs::{Event as LogEvent, Kind as Stream, Pump};
-use crate::process::{ExecFailure, OpenFiles};
+use crate::lifecycle::{Action, Event as Life, Exit, Incarnation, State as LifeState};
+use crate::logs::{Event as LogEvent, Pump};
+use crate::process::{Cgroups, ExecFailure, OpenFiles};
 use crate::relay::NodeId;
 use crate::snapshot::Snapshot;
 use crate::status::{Host, Sampler};
@@ -49,6 +55,7 @@ const BEAT: Duration = Duration::from_secs(1);
 pub enum Event {
     Keeper(FromKeeper),
     Request(Asked),
+    Upgrade((PathBuf, Asker)),
     Spawned(Outcome),
     /// A released process has executed its program, or could not.
     Executed {
@@ -57,8 +64,13 @@ pub enum Event {
         result: Result<(), ExecFailure>,
     },
     Log(LogEvent),
+    /// SIGUSR2 has come.
+    ReopenLogs,
     Wire(Notice),
+    Health(health::News),
     Look(oneshot::Sender<Snapshot>),
+    /// The end of a process that is not the keeper's child.
+    Orphan(Ended),
     /// The nearest deadline of an instance has come.
     Deadline,
     Beat,
@@ -68,11 +80,15 @@ pub enum Event {
 pub struct Sources {
     pub keeper: Watched,
     pub requests: mpsc::Receiver<Asked>,
+    pub upgrades: mpsc::Receiver<(PathBuf, Asker)>,
     pub outcomes: mpsc::Receiver<Outcome>,
     pub executions: mpsc::Receiver<(u32, Incarnation, Result<(), ExecFailure>)>,
     pub logs: mpsc::Receiver<LogEvent>,
+    pub reopen: Watched,
     pub notices: mpsc::Receiver<Notice>,
+    pub health: health::Sources,
     pub looks: mpsc::Receiver<oneshot::Sender<Snapshot>>,
+    pub orphans: mpsc::Receiver<Ended>,
 }
 
 /// The parts that the core drives.
@@ -83,6 +99,8 @@ pub struct Core {
     pub keeper_pid: u32,
     pub store_limit: u32,
     pub open_files: Option<OpenFiles>,
+    /// Where each process gets a control group of its own, if anywhere.
+    pub cgroups: Option<Arc<Cgroups>>,
     /// Where output goes besides the log files, in `herdwire run`.
     pub foreground: Option<foreground::Output>,
     pub began: Instant,
@@ -92,6 +110,7 @@ pub struct Core {
     pub globals: Globals,
     pub registry: Registry,
     pub wire: Wire,
+    pub watchers: health::Watchers,
     pub pump: Pump,
     pub orders: mpsc::Sender<Order>,
     /// Orders that the spawning thread has no room for yet: one for each instance at most.
@@ -107,6 +126,9 @@ pub struct Core {
     pub remembered: Option<Instant>,
     pub warnings: Vec<String>,
     pub pending: Vec<Pending>,
+    /// Requests that wait for deployments.
+    pub awaited: Vec<Awaited>,
+    pub applying: Vec<Applying>,
     pub strays: VecDeque<KeeperExit>,
     /// Adopted while launching: whether they were let go is not known yet.
     pub unsure: Vec<(u32, Incarnation)>,
@@ -117,30 +139,48 @@ pub struct Core {
     pub stillborn: Vec<(u32, Incarnation)>,
     /// What lies at the control socket's path, if it is ours.
     pub control_file: Option<(u64, u64)>,
+    /// Takes control connections as long as it is not cancelled; each is a task of `connections`.
+    pub accepting: CancellationToken,
+    pub connections: TaskTracker,
+    /// Where those connections bring what is asked.
+    pub desk: Desk,
+    /// What was asked to take our place, and whether that is about to happen.
+    pub upgrade: Option<Upgrade>,
+    pub freezing: Option<Freezing>,
+    /// Whether this one has served long enough to be the only one.
+    pub is_settled: bool,
+    /// As the keeper told it, for whoever keeps next.
+    pub descriptor_limit: u64,
+    /// Instances that are watched because they are not the keeper's children, and where their ends are told.
+    pub orphans: BTreeMap<u32, Incarnation>,
+    pub orphan_ends: mpsc::Sender<Ended>,
     pub sources: Sources,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
 
 impl Core {
-    /// Runs until every instance has been ended on request, or the keeper is gone.
-    pub async fn run(mut self) -> anyhow::Result<ExitCode> {
+    /// Runs until every instance has been ended on request, a successor is about to take over, or the keeper is gone.
+    pub async fn run(mut self) -> anyhow::Result<Departure> {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             if let Some(code) = self.is_over() {
-                return self.end(code).await;
+                return Ok(Departure::Ended(self.end(code).await?));
+            }
+            if self.may_freeze() {
+                return Ok(Departure::Frozen(self.freeze()));
             }
             let event = self.next(&mut beat).await?;
             if let Event::Keeper(FromKeeper::Gone) = event {
-                // Instances run on as orphans for now, and nobody knows them any more. Becoming the keeper belongs here.
-                anyhow::bail!("the keeper is gone: this supervisor ends, its instances run on unsupervised");
+                return Ok(Departure::Heir(self.leave().2));
             }
             self.handle(event).await;
         }
     }
 
     async fn next(&mut self, beat: &mut tokio::time::Interval) -> anyhow::Result<Event> {
-        let deadline = self.registry.instances.values().filter_map(|entry| entry.life.deadline()).min();
+        let deadlines = self.registry.instances.values().filter_map(|entry| entry.life.deadline());
+        let deadline = deadlines.chain(self.deployments_due()).chain(self.requests_due()).min();
         let wait = deadline.map(|at| at.since(clock::now()));
         let sources = &mut self.sources;
         Ok(tokio::select! {
@@ -151,9 +191,14 @@ impl Core {
             }
             Some(request) = sources.requests.recv() => Event::Request(request),
             Some(event) = sources.logs.recv() => Event::Log(event),
+            signal = logs::heard(&sources.reopen) => signal.map(|()| Event::ReopenLogs)?,
             Some(notice) = sources.notices.recv() => Event::Wire(notice),
+            news = sources.health.next() => Event::Health(news),
             Some(look) = sources.looks.recv() => Event::Look(look),
+            Some(ended) = sources.orphans.recv() => Event::Orphan(ended),
             () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
+            Some(asked) = sources.upgrades.recv() => Event::Upgrade(asked),
+            () = tokio::time::sleep(upgrade::FREEZE_LOOK), if self.freezing.is_some() => Event::Deadline,
             _ = beat.tick() => Event::Beat,
         })
     }
@@ -167,8 +212,11 @@ impl Core {
                     "the keeper's store is full: {name} is not kept and will not survive a crash of the supervisor"
                 ));
             }
-            Event::Keeper(FromKeeper::Quiesce | FromKeeper::Upgraded | FromKeeper::UpgradeFailed(_)) => {}
-            Event::Keeper(FromKeeper::Gone) => {}
+            Event::Keeper(FromKeeper::Quiesce) => self.quiesce(),
+            Event::Keeper(FromKeeper::UpgradeFailed(failure)) => self.upgrade_failed(failure),
+            // Told to one that is frozen, and taken before this.
+            Event::Keeper(FromKeeper::Upgraded | FromKeeper::Gone) => {}
+            Event::Upgrade((program, asker)) => self.begin_upgrade(program, asker),
             Event::Request((request, reply)) => {
                 self.request(request, reply).await;
                 self.note_changes();
@@ -179,15 +227,18 @@ impl Core {
             }
             Event::Executed { instance, incarnation, result } => self.executed(instance, incarnation, result).await,
             Event::Log(event) => self.log(event),
+            Event::ReopenLogs => self.reopen_all_logs(),
             Event::Wire(Notice::Ready { instance, incarnation }) => {
                 self.live(instance, Life::Ready(Incarnation(incarnation))).await;
             }
+            Event::Health(news) => self.health_news(news).await,
             Event::Look(reply) => {
                 let snapshot = self.snapshot(false).await;
                 self.remember(&snapshot);
                 // Whoever asked may have gone meanwhile.
                 let _ = reply.send(snapshot);
             }
+            Event::Orphan(ended) => self.orphan_ended(ended).await,
             Event::Deadline => self.deadlines().await,
             Event::Beat => self.beat().await,
         }
@@ -203,21 +254,35 @@ impl Core {
     /// Gives an instance one event: asks the rules, commits what they decided, does it.
     pub async fn live(&mut self, id: u32, event: Life) {
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
-        let spec = Arc::clone(&self.registry.apps[&entry.app].spec);
+        let runs = matches!(entry.life.state(), LifeState::Online { .. } | LifeState::Launching { .. });
+        let revision = entry.revision;
+        if event == Life::Restart || (event == Life::Start && !runs) {
+            // By hand: with what its app is now.
+            entry.revision = self.registry.apps[&entry.app].revision;
+        }
+        let is_candidate = entry.role == Role::Candidate;
+        let spec = Arc::clone(self.registry.spec_of(&self.registry.instances[&id]));
+        let entry = self.registry.instances.get_mut(&id).expect("it was just there");
         let before = entry.life;
-        let action = entry.life.handle(event, &spec.rules, clock::now());
-        if entry.life == before {
+        let action = match is_candidate {
+            // It has one try: what follows is its deployment's to decide.
+            true => entry.life.handle(event, &Rules { autorestart: false, ..spec.rules.clone() }, clock::now()),
+            false => entry.life.handle(event, &spec.rules, clock::now()),
+        };
+        if entry.life == before && entry.revision == revision {
             return;
         }
         if let Some(Action::Spawn(_)) = action {
             entry.process = Process::Making;
             entry.started_at_ms = clock::wall_ms();
+            entry.alone = spec.instances == 1;
         }
         self.commit(id);
+        self.health_moved(id, &before).await;
+        self.heed_crash(id, event, before.state());
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
-            // Its end is what is awaited; what it is told is the same as before a signal.
-            Some(Action::Drain(incarnation)) => self.wire.announce_shutdown(id, incarnation.0).await,
+            Some(Action::Drain(incarnation)) => self.drain(id, incarnation, spec.rules.kill_signal).await,
             Some(Action::Signal(incarnation)) => self.signal(id, incarnation, spec.rules.kill_signal).await,
             Some(Action::Kill(_)) => self.kill(id),
             None => {}
@@ -226,8 +291,7 @@ impl Core {
 
     pub fn commit(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get(&id) else { return };
-        let record = entry.record(self.registry.apps[&entry.app].revision);
-        if let Err(error) = self.state.commit_instance(&record) {
+        if let Err(error) = self.state.commit_instance(&entry.record()) {
             tracing::error!("the state of instance {id} is not committed: {error}");
         }
     }
@@ -248,29 +312,6 @@ impl Core {
     }
 
     // --- the rest ---
-
-    fn log(&mut self, event: LogEvent) {
-        match event {
-            LogEvent::Closed(key) => {
-                let kind = match key.kind {
-                    Stream::Out => Kind::Out,
-                    Stream::Err => Kind::Err,
-                };
-                self.store.forget(Name::new(kind, key.instance, key.incarnation));
-            }
-            LogEvent::Trouble { path, error, .. } => {
-                self.warn(format!("the log {} cannot be written, its instance waits: {error}", path.display()));
-            }
-            LogEvent::Recovered(key) => {
-                tracing::info!("the log of instance {} is written again", key.instance);
-                if let Some(entry) = self.registry.instances.get(&key.instance) {
-                    let paths = self.log_paths(entry);
-                    let of_it = |warning: &String, path: &Path| warning.contains(&*path.display().to_string());
-                    self.warnings.retain(|warning| !of_it(warning, &paths.out) && !of_it(warning, &paths.error));
-                }
-            }
-        }
-    }
 
     /// Keeps figures for the page's curves, about once a second while somebody looks.
     fn remember(&mut self, snapshot: &Snapshot) {
@@ -296,6 +337,9 @@ impl Core {
     async fn beat(&mut self) {
         self.resolve_unsure().await;
         self.look_after_saving();
+        self.heed_upgrade();
+        self.look_after_control();
+        self.settle_in();
         if let Err(error) = self.keeper.alive() {
             tracing::warn!("the keeper does not hear us: {error}");
         }
@@ -359,11 +403,13 @@ impl Core {
         if super::adopt::file_identity(&self.home.control()) == self.control_file {
             let _ = std::fs::remove_file(self.home.control());
         }
+        super::departure::clear_marks(self.home.path());
         self.registry.apps.values().for_each(App::unlink_sockets);
-        self.answer_all(&Response::Failed(super::control::Failure::new("the supervisor has ended")));
+        self.answer_all(&Response::Failed(Failure::new("the supervisor has ended")));
         self.note_ended().await;
         self.shutdown.cancel();
         self.tasks.close();
+        self.connections.close();
         let (front, bridge) = (self.sections.front().cloned(), self.sections.bridge().cloned());
         let ends = async {
             if let Some(front) = front {
@@ -376,8 +422,15 @@ impl Core {
         if tokio::time::timeout(LIMIT, ends).await.is_err() {
             tracing::warn!("front and bridge have not ended in time");
         }
-        if tokio::time::timeout(LIMIT, self.tasks.wait()).await.is_err() {
+        let all = async {
+            self.tasks.wait().await;
+            self.connections.wait().await;
+        };
+        if tokio::time::timeout(LIMIT, all).await.is_err() {
             tracing::warn!("{} tasks have not ended in time", self.tasks.len());
+        }
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.close();
         }
         self.keeper.goodbye(i32::from(code))?;
         Ok(ExitCode::from(code))

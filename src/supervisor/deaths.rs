@@ -5,27 +5,93 @@ use super::registry::Process;
 use crate::keeper::client::{Exit as KeeperExit, ExitStatus};
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Exit, Incarnation};
-use crate::process::{Pidfd, sweep_descendants};
+use crate::process::{Group, Pidfd, Removal, sweep_descendants};
 use std::time::Duration;
 
 /// Exits of processes that are not known yet: the news of their making is still on its way.
 const STRAYS: usize = 256;
-/// How long a sweep for what descends from an instance may take.
-const SWEEP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the end of what descends from an instance may take.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 impl Core {
     pub(super) async fn signal(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
         self.wire.announce_shutdown(id, incarnation.0).await;
+        // One that was stopped (SIGSTOP) has to go on to hear it.
         if let Process::Exists { pidfd, .. } = &self.registry.instances[&id].process
-            && let Err(error) = pidfd.signal_group(signal)
+            && let Err(error) = pidfd.signal_group(signal).and_then(|()| pidfd.signal_group(libc::SIGCONT))
         {
             // Gone by itself meanwhile: its exit is on its way.
             tracing::debug!("instance {id} cannot be signalled: {error}");
         }
     }
 
+    /// SIGKILLs everything that descends from an instance.
     pub(super) fn kill(&self, id: u32) {
-        self.sweep(id);
+        match self.group(id).filter(Group::exists) {
+            Some(group) => self.end_group(id, group),
+            None => self.sweep(id),
+        }
+    }
+
+    /// The control group of an instance's process, if it has one.
+    pub(super) fn group(&self, id: u32) -> Option<Group> {
+        let incarnation = self.registry.instances[&id].life.incarnation();
+        Some(self.cgroups.as_ref()?.group(id, incarnation.0))
+    }
+
+    /// SIGKILLs everything in a group, at once, since a successor may want the same port; waits for it on a thread of its
+    /// own, and removes it.
+    fn end_group(&self, id: u32, group: Group) {
+        if let Err(error) = group.kill() {
+            tracing::debug!("{} cannot be killed: {error}", group.path().display());
+        }
+        self.tasks.spawn_blocking(move || {
+            if !group.end(KILL_LIMIT) {
+                tracing::warn!("processes of instance {id} are left that cannot be killed");
+            }
+        });
+    }
+
+    /// Ends what an instance has left behind, wherever it is. After its end.
+    fn end_leftovers(&self, id: u32) {
+        match self.group(id).map(|group| (group.remove(), group)) {
+            Some((Removal::Removed, _)) => {}
+            Some((Removal::Populated, group)) => {
+                tracing::info!("instance {id} has left {} processes behind", group.processes().len());
+                self.end_group(id, group);
+            }
+            // It was not born in a group, or there are none.
+            Some((Removal::Missing, _)) | None if self.has_orphans() => self.sweep(id),
+            Some((Removal::Missing, _)) | None => {}
+        }
+    }
+
+    /// Ends groups that no process of ours is known in: their supervisor died before it came to that. Where the state has
+    /// not told us of every instance (`all_known`), those of unknown ones are left alone.
+    pub(super) fn end_forgotten_groups(&self, all_known: bool) {
+        let Some(cgroups) = &self.cgroups else { return };
+        let is_forgotten = |id: u32, incarnation: u32| match self.registry.instances.get(&id) {
+            Some(entry) => entry.life.incarnation().0 != incarnation || matches!(entry.process, Process::None),
+            None => all_known,
+        };
+        let forgotten = cgroups.all().into_iter().filter(|(id, incarnation)| is_forgotten(*id, *incarnation));
+        let forgotten: Vec<Group> = forgotten.map(|(id, incarnation)| cgroups.group(id, incarnation)).collect();
+        if forgotten.is_empty() {
+            return;
+        }
+        self.tasks.spawn_blocking(move || {
+            for group in forgotten.iter().filter(|group| !group.end(KILL_LIMIT)) {
+                tracing::warn!("{} holds processes that cannot be killed", group.path().display());
+            }
+        });
+    }
+
+    /// Tells an instance to finish what it has begun. One that does not listen on its link is asked by its signal at
+    /// once: it would never learn of it, and whoever shuts down in good order does so on the signal.
+    pub(super) async fn drain(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
+        if !self.wire.announce_drain(id, incarnation.0).await {
+            self.signal(id, incarnation, signal).await;
+        }
     }
 
     /// Whether the keeper has a child that is no instance: what outlives its parents comes to it. A sweep walks all of
@@ -52,7 +118,7 @@ impl Core {
             let marks = [
                 format!("HERDWIRE_HOME={}", self.home.path().display()),
                 format!("HERDWIRE_NODE={}", self.node),
-                format!("HERDWIRE_ID={id}"),
+                format!("HERDWIRE_INSTANCE={id}"),
                 format!("HERDWIRE_INCARNATION={incarnation}"),
             ];
             match pidfd.try_clone() {
@@ -101,11 +167,9 @@ impl Core {
                 exit => exit,
             };
         }
-        let name = &self.registry.apps[&entry.app].spec.name;
-        tracing::info!("{name}:{id} (incarnation {}) ended: {}", incarnation.0, describe(exit));
-        if self.has_orphans() {
-            self.sweep(id);
-        }
+        let label = self.registry.label(&self.registry.instances[&id]);
+        tracing::info!("{label} (incarnation {}) ended: {}", incarnation.0, describe(exit));
+        self.end_leftovers(id);
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");
         entry.process = Process::None;
         self.sampler.remove(id);
@@ -125,7 +189,7 @@ impl Core {
 }
 
 fn sweep(pidfd: &Pidfd, pid: u32, marks: &[String]) {
-    let swept = sweep_descendants(pidfd, pid, marks, SWEEP_LIMIT);
+    let swept = sweep_descendants(pidfd, pid, marks, KILL_LIMIT);
     if !swept.clean {
         tracing::warn!("processes that descend from {pid} are left that cannot be killed");
     }

@@ -1,36 +1,52 @@
 //! The shell that runs it all: takes an event, asks the rules, does what they say.
 //!
-//! [`core`] owns the registry and every child; [`births`] and [`deaths`] do what the lifecycle says; [`adopt`] rebuilds it from what a predecessor left; [`requests`]
-//! carries out what the CLI asks; [`traffic`] moves messages between wire, bridge and front; [`spawner`] and
-//! [`control_server`] do what blocks or waits.
+//! [`core`] owns the registry and every child; [`births`] and [`deaths`] do what the lifecycle says, [`deploys`] what a
+//! deployment says; [`adopt`] rebuilds it from what a predecessor left; [`requests`] carries out what the CLI asks;
+//! [`health`] hears how instances are and what restarts them; [`traffic`] moves messages between wire, bridge and front;
+//! [`spawner`] and [`control_server`] do what blocks or waits. [`rescue`] and [`orphans`] help adoption where state and
+//! keeper do not tell; [`upgrade`], [`standby`] and [`departure`] are the two sides and the end of an upgrade.
 //!
 //! Invariants
 //! - Nothing here that cannot be rebuilt from the state record, the store and the sealed specs.
 //! - State is committed before it is acted on: a process is let go, and an exit acknowledged, only after the commit.
 
 mod adopt;
+mod applying;
 mod births;
 pub mod clock;
 pub mod control;
 mod control_server;
 mod core;
 mod deaths;
+mod departure;
+mod deploys;
 mod foreground;
+mod health;
+mod logs;
+mod orphans;
+mod place;
+mod preflight;
 mod registry;
 mod requests;
+mod rescue;
 mod resurrect;
 mod saved;
 mod saving;
+mod scaling;
 mod settings;
 mod spawner;
+mod standby;
 pub mod state;
 mod traffic;
+mod upgrade;
 mod view;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::keeper::client::KeeperLink;
+use crate::config::home::Home;
+use crate::keeper::client::{KeeperLink, Reason};
+use departure::Departure;
 
 /// How long the keeper may take to hand everything over.
 const INHERITANCE_LIMIT: Duration = Duration::from_secs(10);
@@ -38,6 +54,13 @@ const INHERITANCE_LIMIT: Duration = Duration::from_secs(10);
 /// What a keeper in the foreground tells its supervisor that is not `herdwire run`'s: it serves until it is told to end,
 /// with apps or without, and copies no output.
 pub const SERVE: &str = "--serve";
+
+/// How long a standby waits for its turn: the keeper ends it long before.
+const TURN_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long threads that block may hold an exit up, and a freeze.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
+const FREEZE_LIMIT: Duration = Duration::from_millis(300);
 
 /// Exit code of a supervisor that was not started by a keeper or could not use what it was given.
 const UNUSABLE: u8 = 78;
@@ -58,14 +81,28 @@ pub fn main() -> ExitCode {
 
 fn run(serves: bool) -> anyhow::Result<ExitCode> {
     let mut keeper = KeeperLink::adopt_inherited()?;
-    let inheritance = keeper.inheritance(INHERITANCE_LIMIT)?;
+    let mut inheritance = keeper.inheritance(INHERITANCE_LIMIT)?;
+    if inheritance.reason == Reason::Upgrade {
+        Home::from_environment()?.node()?;
+        standby::prove(&inheritance.descriptors)?;
+        // The first copies go before the second ones come: together they might be too many.
+        inheritance.descriptors.clear();
+        keeper.sender().valid()?;
+        inheritance = keeper.take(TURN_LIMIT)?;
+    }
+    let reopen = logs::take_signal()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("herdwire").enable_all().build()?;
-    let code = runtime.block_on(async move {
-        let core = adopt::adopt(keeper, inheritance, serves).await?;
+    let departure = runtime.block_on(async move {
+        let core = adopt::adopt(keeper, inheritance, reopen, serves).await?;
         core.run().await
     });
-    // Threads that block (a splice into a dead disk) must not hold the exit up.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    code
+    // No task runs after this. Threads that block (a splice into a dead disk) must not hold the exit up.
+    let limit = if matches!(departure, Ok(Departure::Ended(_))) { EXIT_LIMIT } else { FREEZE_LIMIT };
+    runtime.shutdown_timeout(limit);
+    Ok(match departure? {
+        Departure::Ended(code) => code,
+        Departure::Frozen(frozen) => frozen.wait(),
+        Departure::Heir(heir) => heir.succeed(),
+    })
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything here can be rebuilt from the state record, the store and the sealed specs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::control::Selector;
 use super::state::{AppRecord, InstanceRecord};
 use crate::config::address;
 use crate::config::spec::{AppSpec, ListenAddress};
+use crate::deployment::Deployment;
 use crate::lifecycle::Instance;
 use crate::process::Pidfd;
 
@@ -22,6 +23,32 @@ pub struct App {
     pub revision: u32,
     pub spec: Arc<AppSpec>,
     pub listeners: Vec<OwnedFd>,
+    /// Releases that instances still run, or that a deployment may go back to.
+    pub others: Vec<Release>,
+    /// The last revision that was given out.
+    pub newest: u32,
+    /// Instances of revisions before this one are still to be restarted.
+    pub base: u32,
+    /// The last deployment, whether it is over or not.
+    pub deployment: Option<Deployment>,
+}
+
+/// What an app was, or was to be, with what is bound for it.
+pub struct Release {
+    pub revision: u32,
+    pub spec: Arc<AppSpec>,
+    pub listeners: Vec<OwnedFd>,
+}
+
+/// What an instance is to its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The one that users mean by it.
+    Member,
+    /// Started beside the member, to take its place once it is ready.
+    Candidate,
+    /// Its place was taken; it finishes what it has begun.
+    Retired,
 }
 
 /// One instance.
@@ -40,6 +67,11 @@ pub struct Entry {
     pub failure: Option<String>,
     /// It is to be removed once its process is gone.
     pub doomed: bool,
+    pub role: Role,
+    /// Which of the app's releases it runs.
+    pub revision: u32,
+    /// Whether it writes into log files without a number, as an app's only instance.
+    pub alone: bool,
 }
 
 /// What is known of an instance's current process.
@@ -88,9 +120,26 @@ impl Registry {
         self.instances.values().filter(move |entry| entry.app == app)
     }
 
-    /// The instances of an app that are not about to be removed.
+    /// The spec that an instance runs, which may be another than its app's.
+    pub fn spec_of(&self, entry: &Entry) -> &Arc<AppSpec> {
+        let app = self.app_of(entry);
+        app.release(entry.revision).map_or(&app.spec, |release| &release.spec)
+    }
+
+    /// The sockets that an instance inherits.
+    pub fn listeners_of(&self, entry: &Entry) -> &[OwnedFd] {
+        let app = self.app_of(entry);
+        app.release(entry.revision).map_or(&app.listeners, |release| &release.listeners)
+    }
+
+    /// The instances that have an app's numbers and are not about to be removed.
     pub fn staying(&self, app: u32) -> impl Iterator<Item = &Entry> {
-        self.instances_of(app).filter(|entry| !entry.doomed)
+        self.instances_of(app).filter(|entry| entry.is_staying())
+    }
+
+    /// An instance as users call it: its app and its number.
+    pub fn label(&self, entry: &Entry) -> String {
+        format!("{}:{}", self.app_of(entry).spec.name, entry.number)
     }
 
     /// The instance whose process this is: by number and, where the kernel gives one, by the pidfd's inode, since a
@@ -105,27 +154,30 @@ impl Registry {
         self.instances.values().find(is_it).map(|entry| entry.id)
     }
 
-    /// The instances that a selector names, in the order of their ids; `None` when it names nothing.
+    /// The ids of the instances that a selector names, in the order of their numbers; `None` when it names nothing.
     pub fn select(&self, selector: &Selector) -> Option<Vec<u32>> {
+        let found = self.select_by_number(selector)?;
+        Some(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Number and id of what a selector names.
+    fn select_by_number(&self, selector: &Selector) -> Option<BTreeSet<(u32, u32)>> {
+        let all = || self.instances.values().filter(|entry| entry.is_staying()).map(|entry| (entry.number, entry.id));
         let of_name = |name: &str| {
             let app = self.app_named(name)?;
-            Some(self.staying(app.id).map(|entry| entry.id).collect::<Vec<_>>())
+            Some(self.staying(app.id).map(|entry| (entry.number, entry.id)).collect())
         };
         match selector {
-            Selector::All => {
-                Some(self.instances.values().filter(|entry| !entry.doomed).map(|entry| entry.id).collect())
-            }
+            Selector::All => Some(all().collect()),
             Selector::Name(name) => of_name(name),
-            Selector::Id(id) => of_name(&id.to_string())
-                .or_else(|| self.instances.get(id).filter(|entry| !entry.doomed).map(|entry| vec![entry.id])),
+            Selector::Id(number) => of_name(&number.to_string())
+                .or_else(|| all().find(|(known, _)| known == number).map(|found| BTreeSet::from([found]))),
             Selector::Several(several) => {
-                let mut all = Vec::new();
+                let mut found = BTreeSet::new();
                 for one in several {
-                    all.extend(self.select(one)?);
+                    found.extend(self.select_by_number(one)?);
                 }
-                all.sort_unstable();
-                all.dedup();
-                Some(all)
+                Some(found)
             }
         }
     }
@@ -140,37 +192,108 @@ impl Registry {
 impl App {
     /// Removes the files of its Unix listeners, which would otherwise stay when nobody listens any more.
     pub fn unlink_sockets(&self) {
-        for address in &self.spec.listen {
-            if let ListenAddress::Unix(path) = address
-                && let Err(error) = std::fs::remove_file(path)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!("the socket {} cannot be removed: {error}", path.display());
-            }
-        }
+        let others = self.others.iter().map(|release| &release.spec);
+        unlink(others.chain([&self.spec]).flat_map(|spec| &spec.listen));
     }
 
     pub fn record(&self) -> AppRecord {
-        AppRecord { id: self.id, revision: self.revision }
+        let deployment = self.deployment.as_ref().map_or([0; _], Deployment::to_record);
+        AppRecord { id: self.id, revision: self.revision, newest: self.newest, base: self.base, deployment }
     }
 
-    /// Its listeners' addresses as they are bound: a port that was asked for as 0 is the real one.
-    pub fn listening(&self) -> Vec<String> {
-        let bound = |asked: &ListenAddress, socket: &OwnedFd| match asked {
-            ListenAddress::Tcp(_) => SockRef::from(socket).local_addr().ok().and_then(|bound| bound.as_socket()),
-            ListenAddress::Unix(_) => None,
+    /// A release other than the current one.
+    pub fn release(&self, revision: u32) -> Option<&Release> {
+        self.others.iter().find(|release| release.revision == revision)
+    }
+
+    /// The socket that is bound to an address, in whichever release.
+    pub fn listener(&self, address: &ListenAddress) -> Option<&OwnedFd> {
+        let others = self.others.iter().map(|release| (&release.spec, &release.listeners));
+        let mut all = std::iter::once((&self.spec, &self.listeners)).chain(others);
+        all.find_map(|(spec, listeners)| {
+            let at = spec.listen.iter().position(|bound| bound == address)?;
+            listeners.get(at)
+        })
+    }
+
+    /// Makes a release the current one; the one before stays among the others.
+    pub fn put_in_force(&mut self, release: Release) {
+        let Release { revision, spec, listeners } = release;
+        let before = Release {
+            revision: std::mem::replace(&mut self.revision, revision),
+            spec: std::mem::replace(&mut self.spec, spec),
+            listeners: std::mem::replace(&mut self.listeners, listeners),
         };
-        let listeners = self.spec.listen.iter().zip(&self.listeners);
-        let addresses = listeners.map(|(asked, socket)| match bound(asked, socket) {
-            Some(bound) => address::display(&ListenAddress::Tcp(bound)),
-            None => address::display(asked),
-        });
-        addresses.collect()
+        self.newest = self.newest.max(revision);
+        self.others.push(before);
+    }
+
+    /// Takes a release off the others.
+    pub fn remove_release(&mut self, revision: u32) -> Option<Release> {
+        let at = self.others.iter().position(|release| release.revision == revision)?;
+        Some(self.others.swap_remove(at))
+    }
+
+    /// Removes the files of a release's Unix listeners that no other release has.
+    pub fn unlink_unused(&self, release: &Release) {
+        let in_use = |address: &ListenAddress| {
+            let others = self.others.iter().map(|other| &other.spec);
+            others.chain([&self.spec]).any(|spec| spec.listen.contains(address))
+        };
+        unlink(release.spec.listen.iter().filter(|address| !in_use(address)));
+    }
+
+    /// Goes back to an earlier release, if it is there.
+    pub fn go_back_to(&mut self, revision: u32) {
+        if let Some(release) = self.remove_release(revision) {
+            self.put_in_force(release);
+        }
+    }
+}
+
+fn unlink<'a>(addresses: impl Iterator<Item = &'a ListenAddress>) {
+    for address in addresses {
+        if let ListenAddress::Unix(path) = address
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("the socket {} cannot be removed: {error}", path.display());
+        }
+    }
+}
+
+/// Addresses of listeners as they are bound: a port that was asked for as 0 is the real one.
+pub fn listening(spec: &AppSpec, listeners: &[OwnedFd]) -> Vec<String> {
+    let bound = |asked: &ListenAddress, socket: &OwnedFd| match asked {
+        ListenAddress::Tcp(_) => SockRef::from(socket).local_addr().ok().and_then(|bound| bound.as_socket()),
+        ListenAddress::Unix(_) => None,
+    };
+    let listeners = spec.listen.iter().zip(listeners);
+    let addresses = listeners.map(|(asked, socket)| match bound(asked, socket) {
+        Some(bound) => address::display(&ListenAddress::Tcp(bound)),
+        None => address::display(asked),
+    });
+    addresses.collect()
+}
+
+impl Role {
+    /// The role of a record.
+    pub fn from_number(number: u8) -> Role {
+        match number {
+            1 => Role::Candidate,
+            2 => Role::Retired,
+            _ => Role::Member,
+        }
     }
 }
 
 impl Entry {
-    pub fn record(&self, revision: u32) -> InstanceRecord {
+    /// Whether it has its number, and goes on having it.
+    pub fn is_staying(&self) -> bool {
+        self.role == Role::Member && !self.doomed
+    }
+
+    pub fn record(&self) -> InstanceRecord {
         let (pid, pidfd_inode) = match &self.process {
             // Without an inode the pidfd's own word is all there is.
             Process::Exists { pid, pidfd, .. } => (*pid, pidfd.inode().unwrap_or(0)),
@@ -186,9 +309,11 @@ impl Entry {
             pidfd_inode,
             started_at_ms: self.started_at_ms,
             created_at_ms: self.created_at_ms,
-            revision,
+            revision: self.revision,
             doomed: self.doomed,
             number: self.number,
+            role: self.role as u8,
+            alone: self.alone,
         }
     }
 }

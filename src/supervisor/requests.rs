@@ -3,6 +3,7 @@
 //! A start answers when every instance is online, or with the first reason why one is not. Nothing that runs is
 //! touched by a request that is refused.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,14 +11,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::applying::{self, Applying};
 use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::deaths::describe;
-use super::registry::{App, Entry, Process};
+use super::deploys::Awaited;
+use super::registry::{App, Entry, Process, Release, Role};
+use super::scaling::Resized;
 use crate::config::spec::{AppSpec, Settings};
+use crate::deployment::Deployment;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Trouble};
+use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Time, Trouble};
 use crate::process::{listen, sealed};
 use crate::snapshot::InstanceView;
 
@@ -29,6 +34,8 @@ pub struct Pending {
     goals: Vec<(u32, Goal)>,
     /// What is deleted, as it was: the answer to a delete.
     deleted: Vec<InstanceView>,
+    /// What goes again when the goals are not reached.
+    added: Vec<u32>,
     reply: oneshot::Sender<Response>,
     until: Instant,
 }
@@ -38,15 +45,20 @@ pub struct Pending {
 pub(super) enum Goal {
     /// Online in an incarnation later than this one.
     OnlineAfter(u32),
+    /// Online for `min_ready` in its first incarnation, or through with its work.
+    Proven,
     Stopped,
     Gone,
 }
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
-        let ending =
-            self.globals.ending && !matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Kill);
+        let looks = matches!(request, Request::Ping | Request::Snapshot { .. });
+        let ending = self.globals.ending && !looks && request != Request::Kill;
         let answer = match request {
+            _ if self.freezing.is_some() && !looks => {
+                Err(Failure::new("the supervisor is being replaced").hint("ask again in a moment"))
+            }
             _ if ending => Err(Failure::new("the supervisor is ending").hint("try again in a moment")),
             Request::Ping => Ok(Response::Pong(self.pong())),
             Request::Snapshot { env } => Ok(Response::Snapshot(Box::new(self.snapshot(env).await))),
@@ -58,15 +70,19 @@ impl Core {
             Request::Restart { select } => return self.change(&select, Life::Restart, reply).await,
             Request::Stop { select } => return self.change(&select, Life::Stop, reply).await,
             Request::Delete { select } => return self.delete(&select, reply).await,
+            Request::Reload { select, apps, options } => return self.reload(&select, apps, options, reply).await,
             Request::Save => return self.save(reply).await,
             Request::Resurrect => return self.resurrect(reply).await,
-            Request::Upgrade { .. }
-            | Request::Reload { .. }
-            | Request::Scale { .. }
-            | Request::Apply { .. }
-            | Request::ReopenLogs { .. }
-            | Request::FlushLogs { .. }
-            | Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            Request::Scale { app, to } => return self.scale(&app, to, reply).await,
+            Request::Apply { apps, settings, origin, prune, dry } => {
+                let asked = applying::Asked { apps, settings, origin: &origin, prune, dry };
+                return self.apply_specs(asked, reply).await;
+            }
+            // Comes another way (`Event::Upgrade`): its answer outlives this loop.
+            Request::Upgrade { .. } => Err(Failure::new("this is not the way to ask for an upgrade")),
+            Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            Request::ReopenLogs { select } => self.reopen_logs(&select).await,
+            Request::FlushLogs { select } => self.flush_logs(&select).await,
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
@@ -122,14 +138,11 @@ impl Core {
         let mut sockets = Vec::with_capacity(spec.listen.len());
         for address in &spec.listen {
             // An address that the app has already stays bound, with all that waits in its backlog.
-            let at = known.and_then(|app| app.spec.listen.iter().position(|bound| bound == address));
-            let socket = match (known, at) {
-                (Some(app), Some(at)) if at < app.listeners.len() => {
-                    app.listeners[at].try_clone().map_err(|error| {
-                        Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
-                    })?
-                }
-                _ => listen::bind(address).map_err(|error| {
+            let socket = match known.and_then(|app| app.listener(address)) {
+                Some(socket) => socket.try_clone().map_err(|error| {
+                    Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
+                })?,
+                None => listen::bind(address).map_err(|error| {
                     let failure = Failure::new(format!("app `{}`: {error}", spec.name));
                     let failure = std::error::Error::source(&error)
                         .into_iter()
@@ -142,9 +155,14 @@ impl Core {
         Ok(sockets)
     }
 
-    async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
+    pub(super) async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
         let autostart = spec.autostart;
-        let id = self.add_app(spec, listeners).await?;
+        let id = self.take_app(spec, listeners).await?;
+        if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
+            // Should this supervisor die in between, its successor restarts the rest.
+            app.base = app.revision;
+            self.commit_app(id);
+        }
         let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
         let mut goals = Vec::new();
         for instance in ids.into_iter().filter(|_| autostart) {
@@ -155,48 +173,116 @@ impl Core {
     }
 
     /// Keeps an app, or its new spec, and makes as many instances of it as it wants; none is started.
-    pub(super) async fn add_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
-        let known = self.registry.app_named(&spec.name).map(|app| (app.id, app.revision));
-        let (id, revision) = known.map_or((self.globals.next_app, 1), |(id, revision)| (id, revision + 1));
-        let bytes = herdwire_ipc::codec::encode(&spec)
-            .map_err(|error| Failure::new(format!("app `{}` is too large to be kept", spec.name)).cause(error))?;
-        let memory = sealed::create(&format!("herdwire-spec-{id}-{revision}"), &bytes)
-            .map_err(|error| Failure::new(format!("app `{}` cannot be kept", spec.name)).cause(error))?;
-        self.store.keep(Name::new(Kind::Spec, id, revision), memory.as_fd());
-        for (part, listener) in listeners.iter().enumerate() {
-            self.store.keep(Name::part(Kind::Listener, id, part as u16, revision), listener.as_fd());
-        }
-        if known.is_none() {
-            self.globals.next_app += 1;
-            self.commit_globals();
-        }
+    pub(super) async fn take_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
         let wanted = spec.instances;
-        let old_listeners = self.registry.apps.get(&id).map_or(0, |app| app.listeners.len());
-        let app = App { id, revision, spec: Arc::new(spec), listeners };
-        if let Err(error) = self.state.commit_app(&app.record()) {
-            self.forget_stored(&app);
-            return Err(Failure::new("no more apps can be kept").cause(error));
-        }
-        self.registry.apps.insert(id, app);
-        if let Some((_, before)) = known {
-            self.store.forget(Name::new(Kind::Spec, id, before));
-            for part in 0..old_listeners {
-                self.store.forget(Name::part(Kind::Listener, id, part as u16, before));
+        let id = match self.registry.app_named(&spec.name).map(|app| app.id) {
+            Some(id) => {
+                self.abort_deployment(id, "start").await;
+                self.renew(id, spec, listeners, None)?;
+                id
             }
-        }
+            None => self.add_app(spec, listeners)?,
+        };
         self.fit(id, wanted).await?;
+        self.watch_triggers(id).await;
         Ok(id)
     }
 
-    /// Adds or removes instances until there are as many as wanted.
-    async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
-        let ids: Vec<u32> = self.registry.staying(app).map(|entry| entry.id).collect();
+    fn add_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
+        let id = self.globals.next_app;
+        self.globals.next_app += 1;
+        self.commit_globals();
+        let release = Release { revision: 1, spec: Arc::new(spec), listeners };
+        self.keep_release(id, &release)?;
+        let Release { revision, spec, listeners } = release;
+        let app =
+            App { id, revision, spec, listeners, others: Vec::new(), newest: revision, base: 0, deployment: None };
+        if let Err(error) = self.state.commit_app(&app.record()) {
+            self.forget_release(id, revision, app.listeners.len());
+            return Err(Failure::new("no more apps can be kept").cause(error));
+        }
+        self.registry.apps.insert(id, app);
+        Ok(id)
+    }
+
+    /// Puts a new release of an app in force, and with it a deployment if there is to be one. Instances run on as they
+    /// are.
+    pub(super) fn renew(
+        &mut self,
+        id: u32,
+        spec: AppSpec,
+        listeners: Vec<OwnedFd>,
+        deployment: Option<Deployment>,
+    ) -> Result<(), Failure> {
+        let revision = self.registry.apps[&id].newest + 1;
+        let release = Release { revision, spec: Arc::new(spec), listeners };
+        self.keep_release(id, &release)?;
+        let app = self.registry.apps.get_mut(&id).expect("whoever renews it has looked it up");
+        app.put_in_force(release);
+        app.deployment = deployment;
+        self.commit_app(id);
+        Ok(())
+    }
+
+    pub(super) fn commit_app(&mut self, id: u32) {
+        let Some(app) = self.registry.apps.get(&id) else { return };
+        if let Err(error) = self.state.commit_app(&app.record()) {
+            tracing::error!("the state of app {id} is not committed: {error}");
+        }
+    }
+
+    fn keep_release(&self, app: u32, release: &Release) -> Result<(), Failure> {
+        let Release { revision, spec, listeners } = release;
+        let bytes = herdwire_ipc::codec::encode(&**spec)
+            .map_err(|error| Failure::new(format!("app `{}` is too large to be kept", spec.name)).cause(error))?;
+        let memory = sealed::create(&format!("herdwire-spec-{app}-{revision}"), &bytes)
+            .map_err(|error| Failure::new(format!("app `{}` cannot be kept", spec.name)).cause(error))?;
+        self.store.keep(Name::new(Kind::Spec, app, *revision), memory.as_fd());
+        for (part, listener) in listeners.iter().enumerate() {
+            self.store.keep(Name::part(Kind::Listener, app, part as u16, *revision), listener.as_fd());
+        }
+        Ok(())
+    }
+
+    fn forget_release(&self, app: u32, revision: u32, listeners: usize) {
+        self.store.forget(Name::new(Kind::Spec, app, revision));
+        for part in 0..listeners {
+            self.store.forget(Name::part(Kind::Listener, app, part as u16, revision));
+        }
+    }
+
+    /// Lets go of releases that no instance runs and no deployment may go back to.
+    pub(super) fn forget_unneeded_releases(&mut self) {
+        let mut unneeded = Vec::new();
+        for app in self.registry.apps.values().filter(|app| !app.others.is_empty()) {
+            let is_needed = |revision: u32| {
+                let deployed = app.deployment.as_ref().is_some_and(|deployment| deployment.may_need(revision));
+                deployed || self.registry.instances_of(app.id).any(|entry| entry.revision == revision)
+            };
+            let others = app.others.iter().map(|release| release.revision);
+            unneeded.extend(others.filter(|revision| !is_needed(*revision)).map(|revision| (app.id, revision)));
+        }
+        for (id, revision) in unneeded {
+            let app = self.registry.apps.get_mut(&id).expect("it was just there");
+            let Some(release) = app.remove_release(revision) else { continue };
+            app.unlink_unused(&release);
+            self.forget_release(id, revision, release.listeners.len());
+        }
+    }
+
+    /// Adds or removes instances until there are as many as wanted; the highest indices go first.
+    pub(super) async fn fit(&mut self, app: u32, wanted: u32) -> Result<(), Failure> {
+        let mut ids: Vec<(u32, u32)> = self.registry.staying(app).map(|entry| (entry.index, entry.id)).collect();
+        ids.sort_unstable();
+        let ids: Vec<u32> = ids.into_iter().map(|(_, id)| id).collect();
         for id in ids.iter().skip(wanted as usize) {
             self.live(*id, Life::Stop).await;
             self.doom(*id).await;
         }
         for _ in ids.len()..wanted as usize {
             let (id, number) = self.number_instance();
+            let of = &self.registry.apps[&app];
+            let (revision, alone) = (of.revision, of.spec.instances == 1);
             let entry = Entry {
                 id,
                 number,
@@ -208,10 +294,12 @@ impl Core {
                 started_at_ms: 0,
                 failure: None,
                 doomed: false,
+                role: Role::Member,
+                revision,
+                alone,
             };
-            let record = entry.record(self.registry.apps[&app].revision);
             self.state
-                .commit_instance(&record)
+                .commit_instance(&entry.record())
                 .map_err(|error| Failure::new("no more instances can be kept").cause(error))?;
             self.registry.instances.insert(entry.id, entry);
         }
@@ -226,7 +314,13 @@ impl Core {
             // Whoever asked may have gone meanwhile.
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
         };
+        if event != Life::Start {
+            self.abort_deployments_of(&ids, if event == Life::Stop { "stop" } else { "restart" }).await;
+        }
         let mut goals = Vec::new();
+        if event == Life::Stop {
+            goals.extend(self.stop_predecessors(&ids).await);
+        }
         for id in ids {
             let goal = match event {
                 Life::Stop => Goal::Stopped,
@@ -242,14 +336,17 @@ impl Core {
         self.await_goals(goals, reply);
     }
 
-    async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
+    pub(super) async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
         let ids = match self.find(select) {
             Ok(ids) => ids,
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
         };
-        let goals = ids.iter().map(|id| (*id, Goal::Gone)).collect();
+        self.abort_deployments_of(&ids, "delete").await;
+        let mut goals = self.stop_predecessors(&ids).await;
+        goals.extend(ids.iter().map(|id| (*id, Goal::Gone)));
+        let numbers: Vec<u32> = ids.iter().map(|id| self.registry.instances[id].number).collect();
         let mut deleted = self.snapshot(false).await.instances;
-        deleted.retain(|instance| ids.contains(&instance.id));
+        deleted.retain(|instance| numbers.contains(&instance.id));
         for id in ids {
             self.live(id, Life::Stop).await;
             self.doom(id).await;
@@ -261,14 +358,14 @@ impl Core {
     }
 
     /// Removes an instance as soon as its process is gone.
-    async fn doom(&mut self, id: u32) {
+    pub(super) async fn doom(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         entry.doomed = true;
         self.commit(id);
     }
 
-    /// Removes what is doomed and at rest, and apps that have lost their last instance.
-    async fn bury(&mut self) {
+    /// Removes what is doomed and at rest, and apps that have lost their last instance. Whether there was any.
+    async fn bury(&mut self) -> bool {
         let at_rest = |entry: &&Entry| entry.doomed && matches!(entry.life.state(), State::Stopped | State::Errored);
         let ids: Vec<(u32, u32)> =
             self.registry.instances.values().filter(at_rest).map(|entry| (entry.id, entry.app)).collect();
@@ -280,11 +377,13 @@ impl Core {
             self.wire.forget(*id).await;
             if self.registry.instances_of(*app).next().is_none() {
                 self.forget_app(*app);
+                self.watchers.triggers.forget(*app).await;
             }
         }
         if !ids.is_empty() {
             self.reroute().await;
         }
+        !ids.is_empty()
     }
 
     fn forget_app(&mut self, id: u32) {
@@ -292,18 +391,33 @@ impl Core {
         if let Err(error) = self.state.remove_app(id) {
             tracing::error!("app {id} is not removed from the state: {error}");
         }
-        self.forget_stored(&app);
+        self.forget_release(id, app.revision, app.listeners.len());
+        for other in &app.others {
+            self.forget_release(id, other.revision, other.listeners.len());
+        }
         app.unlink_sockets();
     }
 
-    fn forget_stored(&self, app: &App) {
-        self.store.forget(Name::new(Kind::Spec, app.id, app.revision));
-        for part in 0..app.listeners.len() {
-            self.store.forget(Name::part(Kind::Listener, app.id, part as u16, app.revision));
+    /// Stops those who had the numbers of these instances and have not finished yet.
+    async fn stop_predecessors(&mut self, ids: &[u32]) -> Vec<(u32, Goal)> {
+        let numbers: Vec<u32> = ids.iter().map(|id| self.registry.instances[id].number).collect();
+        let is_one = |entry: &&Entry| entry.role != Role::Member && numbers.contains(&entry.number);
+        let leaving: Vec<u32> = self.registry.instances.values().filter(is_one).map(|entry| entry.id).collect();
+        for id in &leaving {
+            self.live(*id, Life::Stop).await;
+        }
+        leaving.into_iter().map(|id| (id, Goal::Gone)).collect()
+    }
+
+    async fn abort_deployments_of(&mut self, instances: &[u32], why: &str) {
+        let apps: BTreeSet<u32> =
+            instances.iter().filter_map(|id| Some(self.registry.instances.get(id)?.app)).collect();
+        for app in apps {
+            self.abort_deployment(app, why).await;
         }
     }
 
-    fn find(&self, select: &Selector) -> Result<Vec<u32>, Failure> {
+    pub(super) fn find(&self, select: &Selector) -> Result<Vec<u32>, Failure> {
         match self.registry.select(select) {
             Some(ids) if !ids.is_empty() => Ok(ids),
             _ => {
@@ -328,25 +442,47 @@ impl Core {
 
     pub(super) fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
         let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
-            let rules = &self.registry.app_of(entry).spec.rules;
+            let rules = &self.registry.spec_of(entry).rules;
             rules.kill_timeout * 2 + rules.listen_timeout
         });
         let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
-        self.pending.push(Pending { goals, deleted: Vec::new(), reply, until });
+        self.pending.push(Pending { goals, deleted: Vec::new(), added: Vec::new(), reply, until });
+    }
+
+    pub(super) fn await_resized(&mut self, app: u32, resized: Resized, reply: oneshot::Sender<Response>) {
+        let added = resized.added.iter().map(|id| (*id, Goal::Proven));
+        let goals = added.chain(resized.leaving.iter().map(|id| (*id, Goal::Gone))).collect();
+        self.await_goals(goals, reply);
+        let reload = self.registry.apps.get(&app).map(|app| app.spec.reload);
+        if let Some(pending) = self.pending.last_mut() {
+            pending.added = resized.added;
+            pending.until += reload.map_or(Duration::ZERO, |reload| reload.drain_timeout + reload.min_ready);
+        }
     }
 
     /// Answers every request whose instances have got where they should be, or will not.
     pub(super) async fn settle(&mut self) {
-        self.bury().await;
+        loop {
+            self.advance_deployments().await;
+            // A candidate that is gone makes room for the next.
+            if !self.bury().await {
+                break;
+            }
+        }
+        self.answer_awaited().await;
         self.heed_run();
         let mut waiting = Vec::new();
         for pending in std::mem::take(&mut self.pending) {
-            if pending.reply.is_closed() {
+            if pending.reply.is_closed() && pending.added.is_empty() {
                 continue;
             }
             match self.verdict(&pending) {
                 None => waiting.push(pending),
-                Some(Err(failure)) => drop(pending.reply.send(Response::Failed(failure))),
+                Some(Err(failure)) => {
+                    self.shrink_back(&pending.added).await;
+                    // Whoever asked may have gone meanwhile.
+                    let _ = pending.reply.send(Response::Failed(failure));
+                }
                 Some(Ok(())) => {
                     let mut snapshot = self.snapshot(false).await;
                     if !pending.deleted.is_empty() {
@@ -358,6 +494,7 @@ impl Core {
             }
         }
         self.pending.extend(waiting);
+        self.answer_applying();
     }
 
     /// Ends `herdwire run` when what it asked for cannot be started.
@@ -377,7 +514,7 @@ impl Core {
         let mut all_reached = true;
         for (id, goal) in &pending.goals {
             let Some(entry) = self.registry.instances.get(id) else {
-                if let Goal::OnlineAfter(_) = goal {
+                if let Goal::OnlineAfter(_) | Goal::Proven = goal {
                     return Some(Err(Failure::new(format!("instance {id} was deleted meanwhile"))));
                 }
                 continue;
@@ -389,6 +526,12 @@ impl Core {
                     }
                     let is_online = matches!(entry.life.state(), State::Online { .. });
                     (is_online || self.is_done(entry)) && entry.life.incarnation().0 > *before
+                }
+                Goal::Proven => {
+                    if let Some(failure) = self.failed(entry, 0).or_else(|| self.crashed(entry)) {
+                        return Some(Err(failure));
+                    }
+                    self.is_done(entry) || self.proven_at(entry).is_some_and(|at| clock::now() >= at)
                 }
                 Goal::Stopped => matches!(entry.life.state(), State::Stopped | State::Errored),
                 Goal::Gone => false,
@@ -407,7 +550,7 @@ impl Core {
     fn failed(&self, entry: &Entry, before: u32) -> Option<Failure> {
         if entry.life.incarnation().0 <= before {
             // Nothing has begun and nothing will: somebody else has asked for the opposite.
-            let name = format!("{}:{}", self.registry.app_of(entry).spec.name, entry.id);
+            let name = self.registry.label(entry);
             let stopped = matches!(entry.life.state(), State::Stopped | State::Stopping { then: Then::Stay, .. });
             return stopped.then(|| Failure::new(format!("instance {name} was stopped meanwhile")));
         }
@@ -418,14 +561,37 @@ impl Core {
             State::Stopped => !self.is_done(entry),
             State::Online { .. } | State::Draining { .. } | State::Stopping { .. } => false,
         };
-        if !given_up {
-            return None;
+        given_up.then(|| self.words_of(entry))
+    }
+
+    /// The same of one that is not to crash even once.
+    fn crashed(&self, entry: &Entry) -> Option<Failure> {
+        (entry.life.incarnation().0 > 1 && entry.life.last_exit().is_some()).then(|| self.words_of(entry))
+    }
+
+    /// When a new instance has been online for long enough, if it stays so.
+    fn proven_at(&self, entry: &Entry) -> Option<Time> {
+        match entry.life.state() {
+            State::Online { since } => Some(since + self.registry.spec_of(entry).reload.min_ready),
+            _ => None,
         }
-        let app = self.registry.app_of(entry);
-        let name = format!("{}:{}", app.spec.name, entry.id);
+    }
+
+    /// When a request is to be looked at although nothing happens.
+    pub(super) fn requests_due(&self) -> impl Iterator<Item = Time> {
+        let added = self.pending.iter().flat_map(|pending| &pending.added);
+        let proven = added.filter_map(|id| self.proven_at(self.registry.instances.get(id)?));
+        // What is over has been looked at.
+        let now = clock::now();
+        proven.filter(move |at| *at >= now)
+    }
+
+    fn words_of(&self, entry: &Entry) -> Failure {
+        let name = self.registry.label(entry);
         let why = match (entry.life.trouble(), entry.life.last_exit()) {
             (Trouble::NotReady, _) => {
-                format!("did not say that it is ready within {:?}", app.spec.rules.listen_timeout)
+                let timeout = self.registry.spec_of(entry).rules.listen_timeout;
+                format!("did not say that it is ready within {timeout:?}")
             }
             (_, Some(exit)) => format!("ended: {}", describe(exit)),
             (_, None) => "did not start".to_owned(),
@@ -433,20 +599,22 @@ impl Core {
         let paths = self.log_paths(entry);
         let failure = Failure::new(format!("instance {name} {why}"));
         let failure = entry.failure.iter().fold(failure, |failure, cause| failure.cause(cause));
-        Some(failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display())))
+        failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display()))
     }
 
     /// Whether it was to run once, has, and ended well: it may have been online for a moment only.
-    fn is_done(&self, entry: &Entry) -> bool {
-        let once = !self.registry.app_of(entry).spec.rules.autorestart;
+    pub(super) fn is_done(&self, entry: &Entry) -> bool {
+        let once = !self.registry.spec_of(entry).rules.autorestart;
         let well = entry.life.last_exit() == Some(Exit::Code(0));
         once && well && entry.life.state() == State::Stopped
     }
 
     pub(super) fn answer_all(&mut self, response: &Response) {
-        for pending in self.pending.drain(..) {
+        let replies = self.pending.drain(..).map(|pending| pending.reply);
+        let replies = replies.chain(self.awaited.drain(..).map(Awaited::into_reply));
+        for reply in replies.chain(self.applying.drain(..).map(Applying::into_reply)) {
             // Whoever asked may have gone meanwhile.
-            let _ = pending.reply.send(response.clone());
+            let _ = reply.send(response.clone());
         }
     }
 }

@@ -187,7 +187,7 @@ impl Core {
         let listeners = self.bind(&app.spec)?;
         // They are taken from the end.
         self.saving.claims = instances.iter().rev().map(|instance| instance.number).collect();
-        let added = self.add_app(app.spec.clone(), listeners).await;
+        let added = self.take_app(app.spec.clone(), listeners).await;
         self.saving.claims.clear();
         let id = added?;
         let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();

@@ -36,6 +36,14 @@ pub struct Kept {
     status: Option<Owned<StatusSettings>>,
 }
 
+/// Whether sections that were kept can be read.
+///
+/// # Errors
+/// They are of a release that this one does not understand.
+pub fn understand(bytes: &[u8]) -> Result<(), herdwire_ipc::codec::CodecError> {
+    herdwire_ipc::codec::decode::<Kept>(bytes).map(drop)
+}
+
 /// The sections in force and what runs because of them.
 pub struct Sections {
     kept: Kept,

@@ -1,6 +1,6 @@
 //! The thread that makes processes: making one blocks until its trampoline runs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::config::spec::AppSpec;
 use crate::lifecycle::Incarnation;
-use crate::process::{self, Launch, OpenFiles, Parent, SpawnError, Spawned};
+use crate::process::{self, Cgroups, Group, Launch, OpenFiles, Output, Parent, SpawnError, Spawned, env_file};
 
 /// Orders that may wait. The core waits beyond that, which bounds how many processes are in the making.
 const ORDERS: usize = 64;
@@ -19,10 +19,19 @@ pub struct Order {
     pub incarnation: Incarnation,
     pub spec: Arc<AppSpec>,
     pub env: Vec<(String, String)>,
+    /// Names in it that say who the instance is: no file of variables changes them.
+    pub own: Vec<String>,
+    /// Where its control group is made.
+    pub cgroups: Option<Arc<Cgroups>>,
     pub cwd: PathBuf,
     pub listeners: Vec<OwnedFd>,
     /// The instance's end of its link.
     pub link: OwnedFd,
+    /// What else it inherits, under these numbers.
+    pub extra: Vec<(RawFd, OwnedFd)>,
+    /// Where its stdout and stderr go.
+    pub out: Output,
+    pub err: Output,
     pub open_files: Option<OpenFiles>,
 }
 
@@ -31,6 +40,8 @@ pub struct Outcome {
     pub instance: u32,
     pub incarnation: Incarnation,
     pub result: Result<Spawned, SpawnError>,
+    /// What it has to do without.
+    pub warnings: Vec<String>,
 }
 
 /// Starts the thread. It ends when the sender of orders is dropped.
@@ -47,18 +58,48 @@ pub fn start(outcomes: mpsc::Sender<Outcome>) -> std::io::Result<mpsc::Sender<Or
     Ok(orders)
 }
 
-fn make(order: Order) -> Outcome {
+fn make(mut order: Order) -> Outcome {
+    let (instance, incarnation) = (order.instance, order.incarnation);
+    let (group, warnings) = make_group(&order);
+    let result = environment(&mut order).and_then(|env| spawn(order, env, group.as_ref()));
+    if let (Some(group), Err(_)) = (&group, &result) {
+        // Nobody else knows of it.
+        group.remove();
+    }
+    Outcome { instance, incarnation, result, warnings }
+}
+
+fn make_group(order: &Order) -> (Option<Group>, Vec<String>) {
+    let Some(cgroups) = &order.cgroups else { return (None, Vec::new()) };
+    match cgroups.make(order.instance, order.incarnation.0, &order.spec.bounds) {
+        Ok((group, warnings)) => (Some(group), warnings),
+        Err(error) => (None, vec![format!("no control group can be made: {error}")]),
+    }
+}
+
+/// Reads the app's files of variables: here, where it may take its time, and so that they are kept nowhere.
+fn environment(order: &mut Order) -> Result<Vec<(String, String)>, SpawnError> {
+    let env = std::mem::take(&mut order.env);
+    if order.spec.env_files.is_empty() {
+        return Ok(env);
+    }
+    Ok(env_file::over(env, env_file::read(&order.spec.env_files)?, &order.own))
+}
+
+fn spawn(order: Order, env: Vec<(String, String)>, group: Option<&Group>) -> Result<Spawned, SpawnError> {
     let label = format!("{}:{}", order.spec.name, order.instance);
-    let result = process::spawn(Launch {
-        program: &order.spec.command.program,
-        args: &order.spec.command.args,
-        env: order.env,
-        cwd: &order.cwd,
+    let command = &order.spec.command;
+    process::spawn(Launch {
+        env,
         listeners: order.listeners.iter().map(AsFd::as_fd).collect(),
         link: Some(order.link),
+        extra: order.extra,
+        out: order.out,
+        err: order.err,
+        bounds: Some(&order.spec.bounds),
+        group,
         open_files: order.open_files,
         parent: Parent::Keeper,
-        label: &label,
-    });
-    Outcome { instance: order.instance, incarnation: order.incarnation, result }
+        ..Launch::new(&command.program, &command.args, &order.cwd, &label)
+    })
 }

@@ -29,7 +29,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use copy::{Current, Found, PLACE_BYTES};
-pub use record::{AppRecord, Globals, InstanceRecord, LIFECYCLE_BYTES};
+pub use record::{AppRecord, DEPLOYMENT_BYTES, Globals, InstanceRecord, LIFECYCLE_BYTES};
 use record::{Body, Fields, Reading};
 
 /// Version of what is written here.
@@ -72,7 +72,7 @@ impl StateError {
         match self {
             StateError::TooNew { .. } => Some("install the release that wrote it, or a later one".into()),
             StateError::NotOurs | StateError::NoValidCopy { .. } => {
-                Some("the instances run on; `herdwire kill` and a new start build the state anew".into())
+                Some("the instances run on, and the next supervisor finds them by what the store holds".into())
             }
             StateError::Read { .. } => None,
         }
@@ -130,7 +130,7 @@ impl State {
     pub fn create() -> io::Result<State> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create(c"herdwire-state", flags)?);
-        let format = Format { writer: STATE_VERSION, min_reader: MIN_READER, apps: MAX_APPS, instances: MAX_INSTANCES };
+        let format = Format::CURRENT;
         file.set_len(format.file_bytes())?;
         file.write_all_at(&MAGIC, 0)?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
@@ -166,6 +166,31 @@ impl State {
         contents.apps = apps.load(&file, |app: &AppRecord| app.id, &mut contents.damaged)?;
         contents.instances = instances.load(&file, |instance: &InstanceRecord| instance.id, &mut contents.damaged)?;
         Ok((State { file, globals: current, apps, instances }, contents))
+    }
+
+    /// What is still whole in a state that [`State::open`] has refused; `None` when it is not ours, or for later readers
+    /// only. Reads only.
+    pub fn salvage(descriptor: BorrowedFd<'_>) -> Option<Contents> {
+        let mut contents = Contents::default();
+        let file = File::from(descriptor.try_clone_to_owned().ok()?);
+        let mut magic = [0; MAGIC.len()];
+        let ours = file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC;
+        let format = read_one::<Format>(&file, FORMAT_PLACE, "format").map(|(format, _)| format);
+        // A format that is spoilt was most likely the usual one: a copy of another place is not taken for one of its own.
+        let format = format.unwrap_or(Format::CURRENT);
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        if !ours || format.min_reader > STATE_VERSION || length != format.file_bytes() {
+            return None;
+        }
+        if let Ok((globals, _)) = read_one(&file, GLOBALS_PLACE, "globals") {
+            contents.globals = globals;
+        }
+        let (mut apps, mut instances) = format.tables();
+        let id = |app: &AppRecord| app.id;
+        contents.apps = apps.load(&file, id, &mut contents.damaged).unwrap_or_default();
+        let id = |instance: &InstanceRecord| instance.id;
+        contents.instances = instances.load(&file, id, &mut contents.damaged).unwrap_or_default();
+        Some(contents)
     }
 
     /// Commits the globals.
@@ -227,6 +252,10 @@ struct Format {
 }
 
 impl Format {
+    /// What this version writes.
+    const CURRENT: Format =
+        Format { writer: STATE_VERSION, min_reader: MIN_READER, apps: MAX_APPS, instances: MAX_INSTANCES };
+
     fn file_bytes(&self) -> u64 {
         TABLES + (u64::from(self.apps) + u64::from(self.instances)) * PLACE_BYTES as u64
     }

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use super::clock;
 use super::core::Core;
-use super::registry::Entry;
+use super::registry::{App, Entry, Role, listening};
 use crate::lifecycle::{Exit, State, Trouble};
 use crate::relay::Topic;
-use crate::snapshot::{BridgeState, ExitView, HerdView, HostView, InstanceView, Snapshot, Status, SupervisorView};
+use crate::deployment::Phase;
+use crate::snapshot::{
+    BridgeState, DeploymentPhase, DeploymentView, ExitView, HerdView, HostView, InstanceView, Snapshot, Status,
+    SupervisorView,
+};
 use crate::status::Usage;
 
 impl Core {
@@ -15,18 +19,26 @@ impl Core {
     pub(super) async fn snapshot(&mut self, env: bool) -> Snapshot {
         let usages = self.sampler.sample();
         let usage = |id: u32| usages.iter().find(|(of, _)| *of == id).map(|(_, usage)| *usage);
-        let instances = self.registry.instances.values();
-        let mut instances: Vec<InstanceView> =
-            instances.map(|entry| self.instance(entry, usage(entry.id), env)).collect();
-        let herds = self.mark(self.wire.look().await);
-        let seats = || herds.iter().flat_map(|herd| &herd.seats);
-        for instance in &mut instances {
-            instance.slot = seats().find(|(_, id)| **id == instance.id).map(|(slot, _)| *slot);
+        let mut herds = self.mark(self.wire.look().await);
+        // One row for each number: candidates and those who finish are the deployments'.
+        let shown = self.registry.instances.values().filter(|entry| entry.role == Role::Member);
+        let mut instances: Vec<InstanceView> = Vec::new();
+        for entry in shown {
+            let mut instance = self.instance(entry, usage(entry.id), env);
+            let mut seats = herds.iter().flat_map(|herd| &herd.seats);
+            instance.slot = seats.find(|(_, id)| **id == entry.id).map(|(slot, _)| *slot);
+            instances.push(instance);
+        }
+        instances.sort_by_key(|instance| instance.id);
+        // The wire knows instances by ids that users never see.
+        for id in herds.iter_mut().flat_map(|herd| herd.seats.values_mut()) {
+            *id = self.registry.instances.get(id).map_or(*id, |entry| entry.number);
         }
         Snapshot {
             supervisor: self.supervisor(),
             instances,
             herds,
+            deployments: self.deployments(),
             bridge: self.sections.bridge().map(|bridge| bridge.view()),
             front: self.sections.front().map(|front| front.view()),
             host: self.host.as_mut().map_or_else(unknown_host, |host| host.view()),
@@ -46,6 +58,7 @@ impl Core {
             store_used: self.stored(),
             store_limit: self.store_limit,
             warnings: self.warnings.iter().cloned().chain(self.bridge_trouble()).chain(self.what_waits()).collect(),
+            notifications_ignored: self.watchers.senses.board().ignored(),
         }
     }
 
@@ -58,15 +71,15 @@ impl Core {
     }
 
     /// What the store holds on our behalf, counted from what we run: the keeper is not asked.
-    fn stored(&self) -> u32 {
+    pub(super) fn stored(&self) -> u32 {
         let per_instance = self.registry.instances.values().filter(|entry| entry.life.has_process()).count() * 6;
         let per_app: usize = self.registry.apps.values().map(|app| 1 + app.listeners.len()).sum();
-        // State, control, status, settings.
-        (per_instance + per_app + 4) as u32
+        // State, control, status, settings, notify.
+        (per_instance + per_app + 5) as u32
     }
 
     fn instance(&self, entry: &Entry, usage: Option<Usage>, env: bool) -> InstanceView {
-        let spec = &self.registry.app_of(entry).spec;
+        let spec = self.registry.spec_of(entry);
         let now = clock::now();
         let uptime = match entry.life.state() {
             State::Online { since } => now.since(since),
@@ -77,7 +90,7 @@ impl Core {
         };
         let paths = self.log_paths(entry);
         InstanceView {
-            id: entry.id,
+            id: entry.number,
             app: spec.name.clone(),
             herd: spec.herd.clone(),
             index: entry.index,
@@ -104,10 +117,38 @@ impl Core {
             wait_ready: spec.rules.wait_ready,
             kill_timeout_ms: spec.rules.kill_timeout.as_millis() as u64,
             max_restarts: spec.rules.max_restarts,
-            listen: self.registry.app_of(entry).listening(),
+            listen: listening(spec, self.registry.listeners_of(entry)),
             slot: None,
+            health: self.health_view(entry),
             env: env.then(|| spec.env.clone()),
         }
+    }
+
+    /// The last deployment of each app that had one.
+    fn deployments(&self) -> Vec<DeploymentView> {
+        let view = |app: &App| {
+            let deployment = app.deployment.as_ref()?;
+            let view = self.deployment_view(app.id);
+            let (replaced, wanted) = deployment.progress(&view);
+            Some(DeploymentView {
+                app: app.spec.name.clone(),
+                phase: match deployment.phase() {
+                    Phase::Canary | Phase::Waves => DeploymentPhase::Replacing,
+                    Phase::TakingBack => DeploymentPhase::TakingBack,
+                    Phase::Probation { .. } => DeploymentPhase::Probation,
+                    Phase::Done => DeploymentPhase::Done,
+                    Phase::Failed => DeploymentPhase::Failed,
+                },
+                revision: deployment.new_revision(),
+                replaced,
+                wanted,
+                starting: view.candidates.len() as u32,
+                draining: self.registry.instances_of(app.id).filter(|entry| entry.role == Role::Retired).count() as u32,
+                failed: deployment.reason().and_then(|reason| reason.place),
+                reason: self.why_failed(app.id, deployment),
+            })
+        };
+        self.registry.apps.values().filter_map(view).collect()
     }
 
     fn reason(&self, entry: &Entry) -> Option<String> {

@@ -51,6 +51,8 @@ pub(super) struct Seat {
     /// It let a change wait until the wait was over, or cannot be told any more. Nobody waits for it until it says that
     /// it has seen something: one stopped worker must not cost each of its siblings a second at every step.
     pub late: bool,
+    /// It was told to finish: what goes to one of several goes to another.
+    pub leaving: bool,
 }
 
 /// Dead incarnations of one slot that are kept for late readers. A worker that dies more often than others can read

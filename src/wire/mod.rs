@@ -75,8 +75,11 @@ enum Command {
     Shutdown {
         instance: u32,
         incarnation: u32,
+        /// Where to say whether it could be told.
+        told: Option<oneshot::Sender<bool>>,
     },
     Look(oneshot::Sender<Vec<HerdView>>),
+    Beats(oneshot::Sender<Vec<(u32, u32, u64)>>),
     /// A frame that came over a link, or its end.
     Frame(link::Frame),
 }
@@ -126,7 +129,14 @@ impl Wire {
 
     /// Says to a process that its signal will follow.
     pub async fn announce_shutdown(&self, instance: u32, incarnation: u32) {
-        self.tell(Command::Shutdown { instance, incarnation }).await;
+        self.tell(Command::Shutdown { instance, incarnation, told: None }).await;
+    }
+
+    /// Tells a process to finish what it has begun. Whether it could be told: it has said hello and its link stands.
+    pub async fn announce_drain(&self, instance: u32, incarnation: u32) -> bool {
+        let (told, answer) = oneshot::channel();
+        self.tell(Command::Shutdown { instance, incarnation, told: Some(told) }).await;
+        answer.await.unwrap_or(false)
     }
 
     /// Which channels the supervisor hears for bridge and front.
@@ -143,6 +153,14 @@ impl Wire {
     pub async fn look(&self) -> Vec<HerdView> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Look(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// What running participants show of their life: instance, incarnation, and a number that moves while its process does
+    /// (about once a second). It stands in memory that the participant alone writes, so only that it moves means something.
+    pub async fn beats(&self) -> Vec<(u32, u32, u64)> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Beats(reply)).await;
         answer.await.unwrap_or_default()
     }
 

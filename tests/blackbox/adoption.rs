@@ -4,13 +4,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::herdwire::{Herdwire, Instance, is_alive, signal, until};
-
-/// What must be the same before and after.
-fn identity(instance: &Instance) -> (String, u64, u32, String, u64, u64) {
-    let Instance { name, id, pid, status, restarts, started_at, .. } = instance.clone();
-    (name, id, pid, status, restarts, started_at)
-}
+use crate::herdwire::{Herdwire, finish, is_alive, signal, until};
+use crate::survivors::identity;
 
 #[test]
 fn instances_keep_their_processes_ids_uptimes_and_counts() {
@@ -117,4 +112,49 @@ fn a_supervisor_that_dies_again_and_again_loses_nothing() {
         herdwire.kill_supervisor();
     }
     assert_eq!(herdwire.list().iter().map(identity).collect::<Vec<_>>(), before);
+}
+
+/// In a world of its own with a hundred process numbers: an instance ends while its supervisor stands still, a stranger
+/// gets its number, and a supervisor that knows nothing of all this takes over.
+const REUSE: &str = r#"
+echo 400 > /proc/sys/kernel/pid_max || { echo no small world; exit 0; }
+herdwire() { "$HERDWIRE" "$@"; }
+# Numbers below 300 are not given again.
+until [ "${last:-0}" -gt 310 ]; do sleep 0 & last=$!; wait "$last"; done
+herdwire start 'exec sleep 1000' -n nap >/dev/null || exit 1
+nap=$(herdwire jlist | grep -o '"pid":[0-9]*' | head -1 | cut -d: -f2)
+supervisor=$(herdwire ping --json | tr -d ' \n' | grep -o '"supervisor":{"pid":[0-9]*' | grep -o '[0-9]*$')
+kill -STOP "$supervisor"
+kill -KILL "$nap"
+while [ -e "/proc/$nap" ]; do :; done
+stranger=
+for _ in $(seq 3000); do
+    sleep 1000 &
+    if [ "$!" = "$nap" ]; then stranger=$!; break; fi
+    kill -KILL "$!"; wait "$!" 2>/dev/null
+done
+[ -n "$stranger" ] || { echo its number was never given again; exit 1; }
+kill -KILL "$supervisor"
+herdwire list >/dev/null || exit 1
+now=$(herdwire jlist | grep -o '"pid":[0-9]*' | head -1 | cut -d: -f2)
+[ "$now" != "$nap" ] || { echo a stranger was adopted; exit 1; }
+herdwire restart nap >/dev/null && herdwire stop nap >/dev/null && herdwire kill >/dev/null || exit 1
+kill -0 "$stranger" || { echo the stranger was killed; exit 1; }
+echo the stranger lives
+"#;
+
+#[test]
+fn a_process_that_was_given_the_number_of_a_dead_instance_is_neither_adopted_nor_signalled() {
+    let herdwire = Herdwire::new();
+    let mut command = std::process::Command::new("unshare");
+    herdwire.place(&mut command);
+    command.env("HERDWIRE", env!("CARGO_BIN_EXE_herdwire"));
+    // Its first process is the shell, with whose end everything in it ends.
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", REUSE]);
+    let ran = finish(&mut command);
+    if ran.stderr.contains("unshare failed") || ran.stdout.contains("no small world") {
+        eprintln!("not tried, this machine does not allow it: {}{}", ran.stdout, ran.stderr);
+        return;
+    }
+    assert_eq!(ran.stdout, "the stranger lives\n", "{ran:#?}\n{}", herdwire.own_log());
 }

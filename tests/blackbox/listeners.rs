@@ -21,7 +21,7 @@ fn start_servers(herdwire: &Herdwire) -> SocketAddr {
 }
 
 /// One connection, one request, one answer: the server's process id.
-fn ask(address: SocketAddr) -> std::io::Result<u32> {
+pub fn ask(address: SocketAddr) -> std::io::Result<u32> {
     let mut connection = TcpStream::connect(address)?;
     connection.set_read_timeout(Some(SOON))?;
     connection.write_all(b"GET ")?;
@@ -77,6 +77,48 @@ fn a_listener_outlives_the_supervisor() {
     let answered = ask(address).unwrap();
     assert!(servers.iter().any(|server| server.pid == answered), "{answered} is none of {servers:?}");
     assert_eq!(servers[0].own("listen")[0], format!("tcp://{address}"));
+}
+
+#[test]
+fn what_waits_at_a_listener_is_served_after_restarts_and_the_supervisors_death() {
+    const WAITING: usize = 200;
+    let herdwire = Herdwire::new();
+    let address = start_servers(&herdwire);
+    herdwire.ok(&["stop", "server"]);
+    let mut waiting: Vec<TcpStream> = (0..WAITING)
+        .map(|_| {
+            let mut connection = TcpStream::connect(address).unwrap();
+            connection.write_all(b"GET ").unwrap();
+            connection
+        })
+        .collect();
+    herdwire.kill_supervisor();
+    herdwire.ok(&["restart", "server"]);
+    for connection in &mut waiting {
+        connection.set_read_timeout(Some(SOON)).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer.parse::<u32>().unwrap_or_else(|_| panic!("no answer: `{answer}`"));
+    }
+}
+
+#[test]
+fn a_unix_listener_is_its_apps_users_as_if_it_had_bound_it_itself() {
+    use std::os::unix::fs::MetadataExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let herdwire = Herdwire::new();
+    let path = herdwire.work().join("app.sock");
+    let config = format!(
+        "[[app]]\nname = \"app\"\nscript = \"sleep 1000\"\nuser = \"daemon\"\numask = \"007\"\nlisten = [\"unix://{}\"]\n",
+        path.display()
+    );
+    herdwire.write("herdwire.toml", &config);
+    herdwire.ok(&["start"]);
+    let user = nix::unistd::User::from_name("daemon").unwrap().unwrap();
+    let found = std::fs::metadata(&path).unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (user.uid.as_raw(), user.gid.as_raw(), 0o770));
 }
 
 #[test]

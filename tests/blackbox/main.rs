@@ -7,6 +7,8 @@
 mod chromium;
 #[path = "../support/herdwire.rs"]
 mod herdwire;
+#[path = "../support/load.rs"]
+mod load;
 #[path = "../support/puppets.rs"]
 mod puppets;
 // Shared with `tests/bridge.rs`, which uses the rest of it.
@@ -15,8 +17,11 @@ mod puppets;
 mod redis;
 #[path = "../support/sessions.rs"]
 mod sessions;
+#[path = "../support/survivors.rs"]
+mod survivors;
 
 mod adoption;
+mod apply;
 mod bad_input;
 mod bridge;
 mod browser;
@@ -24,12 +29,23 @@ mod cli;
 mod config;
 mod foreground;
 mod front;
+mod groups;
+mod health;
+mod keeper_death;
 mod leftovers;
 mod lifecycle;
 mod listeners;
 mod logs;
+mod logs_kept;
+mod process;
+mod ready;
+mod reload;
+mod rescue;
 mod resurrect;
+mod scale;
 mod start;
 mod startup;
 mod status;
+mod triggers;
+mod upgrade;
 mod wire;

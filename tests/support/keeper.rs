@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -90,6 +90,18 @@ impl Herd {
         self.keeper.as_raw() as u32
     }
 
+    /// Waits until a process is gone.
+    pub fn wait_for_end(&self, pid: u32) {
+        wait_until(|| (!alive(pid)).then_some(())).unwrap_or_else(|| panic!("process {pid} does not end"));
+    }
+
+    /// Waits until the keeper runs this program.
+    pub fn wait_for_program(&self, program: &Path) {
+        let program = program.canonicalize().unwrap();
+        let link = format!("/proc/{}/exe", self.keeper);
+        wait_until(|| (fs::read_link(&link).ok()? == program).then_some(())).expect("the keeper's program stays");
+    }
+
     /// Signals a process of this herd.
     pub fn kill(&self, pid: u32, signal: Signal) {
         kill(Pid::from_raw(pid as i32), signal).unwrap();
@@ -162,17 +174,36 @@ fn be_keeper(home: &Path, change: impl FnOnce(&mut KeeperOptions)) -> ! {
         // SAFETY: no handler is installed, only ignored.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).unwrap();
-        let arguments = ["keeper-test", "--exact", "the_supervisor_of_these_tests", "--nocapture", supervisor::MARK];
-        let mut options = KeeperOptions::new(home.to_owned());
-        options.supervisor = Program {
-            path: "/proc/self/exe".into(),
-            arguments: arguments.map(|argument| CString::new(argument).unwrap()).to_vec(),
-        };
+        let mut options = options(home);
         change(&mut options);
         keeper::run(options).unwrap()
     }));
     // SAFETY: ends the process at once: nothing of the test that it is a fork of is to run here.
     unsafe { libc::_exit(code.unwrap_or(101)) }
+}
+
+fn options(home: &Path) -> KeeperOptions {
+    let arguments = ["keeper-test", "--exact", "the_supervisor_of_these_tests", "--nocapture", supervisor::MARK];
+    let arguments = arguments.map(|argument| CString::new(argument).unwrap()).to_vec();
+    let supervisor = Program { path: "/proc/self/exe".into(), arguments };
+    KeeperOptions { supervisor, ..KeeperOptions::new(home.to_owned()) }
+}
+
+/// The role of a keeper that was left something, as `main` of the binary has it: before the harness of the tests begins,
+/// which has threads and a command line of its own.
+#[used]
+// SAFETY: the C library calls what stands there with the process's arguments, before `main`, in its only thread.
+#[unsafe(link_section = ".init_array")]
+static ROLE: extern "C" fn() = be_heir_if_told;
+
+extern "C" fn be_heir_if_told() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("__keeper") {
+        let left = arguments.next().and_then(|number| number.parse().ok());
+        let home = PathBuf::from(std::env::var("HERDWIRE_HOME").unwrap());
+        let code = keeper::run(KeeperOptions { left, ..options(&home) }).unwrap();
+        std::process::exit(code);
+    }
 }
 
 /// A descriptor that shows its number, under a name with that number.
@@ -242,6 +273,7 @@ pub mod supervisor {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use herdwire::keeper::client::{Exit, FromKeeper, Inheritance, KeeperLink};
+    use herdwire::keeper::heir::{Heirloom, become_keeper};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
@@ -249,10 +281,16 @@ pub mod supervisor {
     /// The argument by which the process knows that it is a supervisor.
     pub const MARK: &str = "a-keeper-started-this";
 
+    /// The number that a supervisor which becomes the keeper gives as that of the last exit.
+    pub const LAST_EXIT: u64 = 41;
+
+    const LOCK: Name = Name { kind: Kind::Lock, part: 0, owner: 0, generation: 0 };
+
     pub fn main() -> ! {
         let open = open_descriptors();
         let mut link = KeeperLink::adopt_inherited().unwrap();
         let mut inheritance = link.inheritance(LIMIT).unwrap();
+        let lock = inheritance.descriptors.remove(&LOCK);
         let stream = UnixStream::connect(Path::new(&std::env::var("HERDWIRE_HOME").unwrap()).join(SOCKET)).unwrap();
         let mut commands = BufReader::new(stream);
         writeln!(commands.get_mut(), "{}", greeting(&inheritance, &open)).unwrap();
@@ -267,7 +305,30 @@ pub mod supervisor {
                 }
                 Ok(_) => {}
             }
-            let answer = obey(&mut link, line.trim_end(), &mut inheritance.exits, &silent);
+            let answer = match line.trim_end() {
+                "take" => {
+                    inheritance = link.take(LIMIT).unwrap();
+                    inheritance.descriptors.remove(&LOCK);
+                    greeting(&inheritance, &open)
+                }
+                "become-keeper" => {
+                    // That of the keeper, which is dead: what it was leaves nothing behind but what we hold.
+                    wait_until(|| matches!(link.try_receive().unwrap(), Some(FromKeeper::Gone)).then_some(())).unwrap();
+                    let Inheritance { epoch, foreground, store_limit, descriptor_limit, .. } = inheritance;
+                    let mut descriptors = std::mem::take(&mut inheritance.descriptors);
+                    descriptors.extend(lock.map(|lock| (LOCK, lock)));
+                    let left = Heirloom {
+                        descriptors,
+                        last_exit: LAST_EXIT,
+                        epoch,
+                        foreground,
+                        store_limit,
+                        descriptor_limit,
+                    };
+                    panic!("{}", become_keeper(left));
+                }
+                command => obey(&mut link, command, &mut inheritance.exits, &silent),
+            };
             writeln!(commands.get_mut(), "{answer}").unwrap();
         }
     }
@@ -303,6 +364,12 @@ pub mod supervisor {
             "take-exits" => return take_exits(link, inherited, number().into()),
             "exit" => return text(next_exit(link, inherited)),
             "news" => return text_of_news(news(link)),
+            "valid" => link.sender().valid().unwrap(),
+            "quiesced" => link.sender().quiesced().unwrap(),
+            "upgrade" => link.sender().upgrade(open(rest).as_fd(), open("/dev/null").as_fd()).unwrap(),
+            "upgrade-heard" => return upgrade_heard(link, rest),
+            "renew" => link.sender().renew(open(rest).as_fd()).unwrap(),
+            "exit-with" => std::process::exit(rest.parse().unwrap()),
             "goodbye" => {
                 link.goodbye(rest.parse().unwrap()).unwrap();
                 std::process::exit(0);
@@ -310,6 +377,21 @@ pub mod supervisor {
             other => panic!("what is `{other}`?"),
         }
         "done".into()
+    }
+
+    fn open(path: &str) -> File {
+        File::open(path).unwrap()
+    }
+
+    /// Upgrades to a program that says something on its stderr; what that is.
+    fn upgrade_heard(link: &mut KeeperLink, program: &str) -> String {
+        let mut said = File::from(memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).unwrap());
+        link.sender().upgrade(open(program).as_fd(), said.as_fd()).unwrap();
+        let news = text_of_news(news(link));
+        let mut text = String::new();
+        said.rewind().unwrap();
+        said.read_to_string(&mut text).unwrap();
+        format!("{news} / {}", text.trim_end())
     }
 
     fn store(link: &KeeperLink, count: u32) {
@@ -368,8 +450,10 @@ pub mod supervisor {
             return inherited.remove(0);
         }
         loop {
-            if let FromKeeper::Exit(exit) = news(link) {
-                return exit;
+            match news(link) {
+                FromKeeper::Exit(exit) => return exit,
+                FromKeeper::Gone => panic!("the keeper is gone"),
+                _ => {}
             }
         }
     }
@@ -403,7 +487,7 @@ pub mod supervisor {
         let exits: Vec<String> = inheritance.exits.iter().take(100).map(|exit| text(*exit)).collect();
         format!(
             "pid={};epoch={};reason={:?};foreground={};keeper={};store_limit={};descriptors={};mixed_up={mixed_up};exits={};\
-             home={};open={open};blocked={};ignored={}",
+             home={};open={open};blocked={};ignored={};notify={};parent={};program={}",
             std::process::id(),
             inheritance.epoch,
             inheritance.reason,
@@ -415,6 +499,9 @@ pub mod supervisor {
             std::env::var("HERDWIRE_HOME").unwrap(),
             status_line("SigBlk"),
             status_line("SigIgn"),
+            std::env::var_os("NOTIFY_SOCKET").is_some(),
+            nix::unistd::getppid(),
+            fs::read_link("/proc/self/exe").unwrap().display(),
         )
     }
 

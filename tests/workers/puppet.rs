@@ -12,6 +12,15 @@
 //! session SESSION C TEXT               ok
 //! fill C BYTES                         ok, when so many bytes were published
 //! peers                                ok ID:STATE ...
+//! env NAME                             ok VALUE                   (nothing when it is not set)
+//! notify TEXT                          ok                         TEXT to NOTIFY_SOCKET, `|` for a new line
+//! notify-from-child TEXT               ok PID                     ... by a process of its own
+//! notify-with N TEXT                   ok                         ... with so many descriptors
+//! keep-alive MS                        ok                         WATCHDOG=1 so often, until `fall-silent`
+//! fall-silent                          ok
+//! write FD TEXT                        ok                         TEXT and a new line to a descriptor
+//! eat MIB                              ok                         keeps so much memory
+//! eat-in-child MIB                     ok                         a process of its own does
 //! exit CODE                            (nothing)
 //!                                      heard C FROM TEXT          FROM: an instance's id, or `outside`
 //!                                      heard-alone C FROM TEXT    ... to this instance alone
@@ -21,21 +30,39 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use herdwire_ipc::{Channel, Herd, Inbox, SessionId};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 type Said = Arc<Mutex<UnixStream>>;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["notify", text] => return notify(text, 0).map_err(Into::into),
+        ["eat", mib] => {
+            let eaten = eat(mib.parse()?);
+            println!("{}", eaten.len());
+            loop {
+                thread::park();
+            }
+        }
+        _ => {}
+    }
     let socket = UnixStream::connect(std::env::var("PUPPET_SOCKET")?)?;
     let said = Arc::new(Mutex::new(socket.try_clone()?));
     let index = std::env::var("HERDWIRE_INDEX")?;
     say(&said, &format!("puppet {} {index} {}", std::env::var("HERDWIRE_NAME")?, std::process::id()));
-    let mut puppet = Puppet { said, herd: None, channels: HashMap::new() };
+    let mut puppet = Puppet { said, herd: None, channels: HashMap::new(), eaten: Vec::new(), alive: Arc::default() };
     for line in BufReader::new(socket).lines() {
         let Ok(line) = line else { break };
         match puppet.obey(&line) {
@@ -57,6 +84,34 @@ struct Puppet {
     said: Said,
     herd: Option<Herd>,
     channels: HashMap<String, Channel>,
+    eaten: Vec<Vec<u8>>,
+    /// Whether signs of life are sent.
+    alive: Arc<AtomicBool>,
+}
+
+/// One datagram to `NOTIFY_SOCKET`, with so many descriptors.
+fn notify(text: &str, descriptors: usize) -> std::io::Result<()> {
+    let name = std::env::var("NOTIFY_SOCKET").map_err(std::io::Error::other)?;
+    let socket = UnixDatagram::unbound()?;
+    let name = name.strip_prefix('@').ok_or_else(|| std::io::Error::other("not an abstract name"))?;
+    socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let text = text.replace('|', "\n");
+    let numbers = vec![socket.as_raw_fd(); descriptors];
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let rights = if descriptors == 0 { &[][..] } else { &rights[..] };
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(text.as_bytes())], rights, MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+/// So many MiB, really there.
+fn eat(mib: usize) -> Vec<u8> {
+    vec![1; mib << 20]
+}
+
+/// This program, as a process of its own.
+fn child(verb: &str, argument: &str) -> Result<Child, Box<dyn Error>> {
+    let mut command = Command::new(std::env::current_exe()?);
+    Ok(command.args([verb, argument]).stdout(Stdio::piped()).spawn()?)
 }
 
 impl Puppet {
@@ -100,6 +155,39 @@ impl Puppet {
                 let words: Vec<String> =
                     peers.iter().map(|peer| format!("{}:{:?}", peer.instance, peer.state)).collect();
                 return Ok(words.join(" "));
+            }
+            "env" => return Ok(std::env::var(rest).unwrap_or_default()),
+            "notify" => notify(rest, 0)?,
+            "notify-from-child" => {
+                let mut child = child("notify", rest)?;
+                // It has sent what it had to send; nobody knows any more who it was once it is reaped.
+                let mut end = String::new();
+                child.stdout.take().expect("piped").read_to_string(&mut end)?;
+                return Ok(child.id().to_string());
+            }
+            "notify-with" => {
+                let [count, text] = words(rest)?;
+                notify(text, count.parse()?)?;
+            }
+            "keep-alive" => {
+                let (period, alive) = (Duration::from_millis(rest.parse()?), Arc::clone(&self.alive));
+                alive.store(true, Relaxed);
+                thread::spawn(move || {
+                    while alive.load(Relaxed) && notify("WATCHDOG=1", 0).is_ok() {
+                        thread::sleep(period);
+                    }
+                });
+            }
+            "fall-silent" => self.alive.store(false, Relaxed),
+            "write" => {
+                let [number, text] = words(rest)?;
+                std::fs::write(format!("/proc/self/fd/{number}"), format!("{text}\n"))?;
+            }
+            "eat" => self.eaten.push(eat(rest.parse()?)),
+            "eat-in-child" => {
+                let mut child = child("eat", rest)?;
+                let mut line = String::new();
+                BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line)?;
             }
             _ => return Err(format!("what is `{line}`?").into()),
         }

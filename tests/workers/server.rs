@@ -1,5 +1,5 @@
 //! A server for tests: answers each connection on its first listener with its process id, and ends in good order on
-//! SIGINT, after the request that it has in hand.
+//! SIGINT, after the request that it has in hand. With an address as its argument it binds that one itself.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -17,7 +17,10 @@ fn main() -> io::Result<()> {
     mask.add(Signal::SIGINT);
     mask.thread_block()?;
     let interrupted = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
-    let listener = inherited()?;
+    let listener = match std::env::args().nth(1) {
+        Some(address) => TcpListener::bind(address)?,
+        None => inherited()?,
+    };
     // Shared with siblings: another one may have been quicker.
     listener.set_nonblocking(true)?;
     println!("{} listens on {}", std::process::id(), listener.local_addr()?);

@@ -207,11 +207,11 @@ function instanceRow(history) {
   return { element, update };
 }
 
-/** Why it is not well, in a sentence. */
+/** Why it is not well, in a sentence; else what it says of itself. */
 function trouble(one) {
   if (one.status === "errored") return sentence(one.reason ?? exit(one.last_exit));
   if (one.status === "waiting restart") return sentence(exit(one.last_exit));
-  return "";
+  return sentence(one.health?.probe ?? one.health?.status ?? "");
 }
 
 function sentence(text) {

@@ -6,6 +6,9 @@
 /// Bytes of an instance's lifecycle, which only `lifecycle` reads.
 pub const LIFECYCLE_BYTES: usize = 128;
 
+/// Bytes of an app's deployment, which only `deployment` reads.
+pub const DEPLOYMENT_BYTES: usize = 192;
+
 /// The most bytes that a record's fields take.
 pub const BODY_BYTES: usize = 240;
 
@@ -24,10 +27,29 @@ pub struct Globals {
 }
 
 /// One app. Its spec is a sealed memfd in the store, found by `id` and `revision`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppRecord {
     pub id: u32,
     pub revision: u32,
+    /// The last revision that was given out; at least `revision`.
+    pub newest: u32,
+    /// Instances of revisions before this one are still to be restarted.
+    pub base: u32,
+    /// Where its last deployment stands, opaque here; zeros for none.
+    pub deployment: [u8; DEPLOYMENT_BYTES],
+}
+
+impl AppRecord {
+    /// An app that has had no other release since.
+    pub fn new(id: u32, revision: u32) -> AppRecord {
+        AppRecord { id, revision, newest: revision, ..AppRecord::default() }
+    }
+}
+
+impl Default for AppRecord {
+    fn default() -> AppRecord {
+        AppRecord { id: 0, revision: 0, newest: 0, base: 0, deployment: [0; DEPLOYMENT_BYTES] }
+    }
 }
 
 /// One instance.
@@ -52,6 +74,10 @@ pub struct InstanceRecord {
     pub doomed: bool,
     /// The number that users know it by: `id`, or that of the instance whose place it takes in a reload.
     pub number: u32,
+    /// What it is to its number: 0 has it, 1 stands beside the one that has it, 2 had it.
+    pub role: u8,
+    /// Whether it writes into log files without a number, as an app's only instance.
+    pub alone: bool,
 }
 
 impl Default for InstanceRecord {
@@ -69,6 +95,8 @@ impl Default for InstanceRecord {
             revision: 0,
             doomed: false,
             number: 0,
+            role: 0,
+            alone: false,
         }
     }
 }
@@ -101,12 +129,20 @@ impl Fields for Globals {
 
 impl Fields for AppRecord {
     fn write(&self, body: &mut Body) {
-        body.put(self.id.to_le_bytes());
-        body.put(self.revision.to_le_bytes());
+        for number in [self.id, self.revision, self.newest, self.base] {
+            body.put(number.to_le_bytes());
+        }
+        body.put(self.deployment);
     }
 
     fn read(body: &mut Reading<'_>) -> AppRecord {
-        AppRecord { id: body.u32(), revision: body.u32() }
+        AppRecord {
+            id: body.u32(),
+            revision: body.u32(),
+            newest: body.u32(),
+            base: body.u32(),
+            deployment: body.take(),
+        }
     }
 }
 
@@ -123,6 +159,7 @@ impl Fields for InstanceRecord {
         body.put(self.revision.to_le_bytes());
         body.put([u8::from(self.doomed)]);
         body.put(self.number.to_le_bytes());
+        body.put([self.role, u8::from(self.alone)]);
     }
 
     fn read(body: &mut Reading<'_>) -> InstanceRecord {
@@ -139,6 +176,8 @@ impl Fields for InstanceRecord {
             revision: body.u32(),
             doomed: body.take() != [0],
             number: body.u32(),
+            role: u8::from_le_bytes(body.take()),
+            alone: body.take() != [0],
         }
     }
 }

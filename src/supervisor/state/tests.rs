@@ -7,7 +7,7 @@ fn globals() -> Globals {
 }
 
 fn app(id: u32) -> AppRecord {
-    AppRecord { id, revision: 2 }
+    AppRecord { id, revision: 2, ..AppRecord::default() }
 }
 
 fn instance(id: u32) -> InstanceRecord {
@@ -24,6 +24,8 @@ fn instance(id: u32) -> InstanceRecord {
         revision: 10,
         doomed: true,
         number: 41,
+        role: 1,
+        alone: true,
     }
 }
 
@@ -162,4 +164,62 @@ fn what_is_not_used_costs_no_memory() {
     state.commit_instance(&instance(1)).unwrap();
     reopened(&state);
     assert!(state.file.metadata().unwrap().blocks() * 512 <= 4 * 4096);
+}
+
+/// A state of three apps and three instances.
+fn filled() -> State {
+    let mut state = State::create().unwrap();
+    state.commit_globals(&globals()).unwrap();
+    for id in [1, 2, 3] {
+        state.commit_app(&app(id)).unwrap();
+        state.commit_instance(&instance(id)).unwrap();
+    }
+    state
+}
+
+#[test]
+fn of_a_state_with_spoilt_globals_the_records_are_salvaged() {
+    let state = filled();
+    state.file.write_all_at(&[0xff; PLACE_BYTES], GLOBALS_PLACE).unwrap();
+    let salvaged = State::salvage(state.as_fd()).unwrap();
+    assert_eq!(salvaged.globals, Globals::default());
+    assert_eq!((salvaged.apps.len(), salvaged.instances.len()), (3, 3));
+}
+
+#[test]
+fn of_a_state_with_a_spoilt_format_everything_is_salvaged() {
+    let state = filled();
+    state.file.write_all_at(&[0; PLACE_BYTES], FORMAT_PLACE).unwrap();
+    let salvaged = State::salvage(state.as_fd()).unwrap();
+    assert_eq!((salvaged.globals, salvaged.apps.len(), salvaged.instances.len()), (globals(), 3, 3));
+}
+
+#[test]
+fn nothing_is_salvaged_from_a_state_for_later_readers_or_of_somebody_else() {
+    let state = filled();
+    let later = Format { min_reader: 9, ..Format::CURRENT };
+    write(&state.file, FORMAT_PLACE, Current { copy: 0, sequence: 1 }, Some(&Body::of(&later))).unwrap();
+    assert_eq!(State::salvage(state.as_fd()), None);
+    let state = filled();
+    state.file.write_all_at(b"HWSTATEX", 0).unwrap();
+    assert_eq!(State::salvage(state.as_fd()), None);
+    assert_eq!(State::salvage(File::open("/dev/null").unwrap().as_fd()), None);
+}
+
+#[test]
+fn whichever_byte_is_spoilt_a_state_is_refused_or_read_and_never_misread() {
+    let state = filled();
+    let whole = bytes_of(&state);
+    let places = [0, FORMAT_PLACE, GLOBALS_PLACE, TABLES, TABLES + u64::from(MAX_APPS) * PLACE_BYTES as u64];
+    // Bytes of every field; each look at a whole state takes its time.
+    for at in places.into_iter().flat_map(|place| (place..place + PLACE_BYTES as u64).step_by(31)) {
+        state.file.write_all_at(&[whole[at as usize] ^ 0x41], at).unwrap();
+        let opened = State::open(state.as_fd().try_clone_to_owned().unwrap());
+        let salvaged = |_| State::salvage(state.as_fd()).unwrap_or_default();
+        let contents = opened.map_or_else(salvaged, |(_, contents)| contents);
+        assert!(contents.apps.iter().all(|found| *found == app(found.id)), "byte {at}");
+        assert!(contents.instances.iter().all(|found| *found == instance(found.id)), "byte {at}");
+        assert!([globals(), Globals::default()].contains(&contents.globals), "byte {at}");
+        state.file.write_all_at(&[whole[at as usize]], at).unwrap();
+    }
 }

@@ -45,11 +45,13 @@ impl Herd {
                 seat.standing = Standing::Joining;
                 seat.base = base;
                 seat.late = false;
+                seat.leaving = false;
                 seat.instance = member.instance;
             }
             None => {
                 let (instance, retired) = (member.instance, Vec::new());
-                let seat = Seat { slot, instance, standing: Standing::Joining, outbox, retired, base, late: false };
+                let (standing, late, leaving) = (Standing::Joining, false, false);
+                let seat = Seat { slot, instance, standing, outbox, retired, base, late, leaving };
                 self.seats.insert(slot, seat);
             }
         }

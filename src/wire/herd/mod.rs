@@ -191,6 +191,12 @@ impl Herd {
         })
     }
 
+    /// Instance, incarnation and beat of everybody who runs.
+    pub(super) fn beats(&self) -> impl Iterator<Item = (u32, u32, u64)> {
+        let running = self.seats.values().filter(|seat| seat.is_running());
+        running.filter_map(|seat| Some((seat.instance, seat.outbox.incarnation, self.control.last_beat(seat.slot)?)))
+    }
+
     /// Sits everybody down again whom the directory and the store know.
     fn seat_inherited(&mut self, outboxes: BTreeMap<(Slot, u32), (OwnedFd, OwnedFd)>, around: &Surroundings) {
         for ((slot, incarnation), (memory, bell)) in outboxes {
@@ -224,6 +230,7 @@ impl Herd {
                 retired: Vec::new(),
                 base: 0,
                 late: false,
+                leaving: false,
             });
             // Incarnations come in rising order, so the last one is who sits there.
             if seat.outbox.incarnation < incarnation {
@@ -265,6 +272,13 @@ impl Herd {
     /// Whether this very process has a seat.
     pub(super) fn is_seated(&self, key: Key) -> bool {
         self.slot_of(key).is_some()
+    }
+
+    /// This process was told to finish.
+    pub(super) fn leaves(&mut self, key: Key) {
+        if let Some(seat) = self.seats.values_mut().find(|seat| seat.key() == key) {
+            seat.leaving = true;
+        }
     }
 
     /// Beats, lets go of what nobody needs, retries what waits. Once a second or so.

@@ -4,7 +4,7 @@ use herdwire_ipc::{ChannelId, Outgoing, PublishError, Slot, To};
 
 use super::Herd;
 use crate::relay::{Message, SessionId, ToWire};
-use crate::wire::member::NOBODY;
+use crate::wire::member::{NOBODY, Seat};
 
 /// Messages from outside that may wait for room in the supervisor's ring.
 const WAITING: usize = 1024;
@@ -53,18 +53,20 @@ impl Herd {
     }
 
     /// The subscriber that a session's messages go to: by rendezvous hashing, so that a newcomer moves few sessions,
-    /// among those that run, else among those that will come back.
+    /// among those that run and stay, else among those that finish, else among those that will come back.
     fn one_for(&self, channel: ChannelId, session: SessionId) -> Option<Slot> {
         let subscribers = self.directory.subscribers(channel);
-        let listening = |running: bool| {
+        let listening = |running: bool, leaving: bool| {
+            let standing = move |seat: &&Seat| seat.is_running() == running && seat.leaving == leaving;
             self.seats
                 .values()
-                .filter(move |seat| seat.is_running() == running && seat.instance != NOBODY)
+                .filter(move |seat| standing(seat) && seat.instance != NOBODY)
                 .map(|seat| seat.slot)
                 .filter(|slot| subscribers.contains(*slot))
                 .max_by_key(|slot| mix(session.0, *slot))
         };
-        listening(true).or_else(|| listening(false))
+        let running = listening(true, false).or_else(|| listening(true, true));
+        running.or_else(|| listening(false, false)).or_else(|| listening(false, true))
     }
 }
 

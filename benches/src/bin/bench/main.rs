@@ -5,14 +5,14 @@
 //! the ratios of its rounds, so that a machine that is slow for a while slows both sides of it.
 //!
 //! Owns no processes that outlive it: the ends of a measurement die with this process (`end`), what detaches itself
-//! (`cli`) lives in a folder that `scripts/bench` clears.
+//! (`supervisor`) lives in a folder that `scripts/bench` clears.
 
 #![deny(unsafe_code)]
 
-mod cli;
 mod end;
 mod figures;
 mod placement;
+mod supervisor;
 mod wire;
 
 use anyhow::Result;
@@ -29,8 +29,11 @@ struct Arguments {
 enum What {
     /// Round trips and throughput of the wire, beside eventfd, pipe, Unix socket and Redis
     Wire(wire::Options),
-    /// The command line with 0, 10 and 100 instances, beside pm2
-    Cli(cli::Options),
+    /// Commands, memory, restarts, idle time and logs with up to 1,000 instances, beside pm2
+    Supervisor(supervisor::Options),
+    /// Prints lines as fast as they are taken
+    #[command(name = supervisor::PRINTER, hide = true)]
+    Print { seconds: f64 },
     /// One end of a measurement; its work comes through standard input
     #[command(name = end::ROLE, hide = true)]
     End,
@@ -45,7 +48,8 @@ enum What {
 fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Wire(options) => wire::run(&options),
-        What::Cli(options) => cli::run(&options),
+        What::Supervisor(options) => supervisor::run(&options),
+        What::Print { seconds } => supervisor::print_lines(seconds),
         What::End => end::serve(wire::work),
         What::Leashed { command } => end::leashed(&command),
     }

@@ -1,7 +1,7 @@
 //! Soak runs: the real programs under load and under kills, held to their promises.
 //!
 //! `soak flood` floods a herd with messages and accounts for every one of them; `soak supervisor` kills the supervisor
-//! again and again and shows that nobody noticed. Both print one figure a line and fail when a promise is broken.
+//! again and again and shows that nobody noticed; `soak reload` replaces an HTTP app under load. All print one figure a line and fail when a promise is broken.
 
 #![deny(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod flood;
 mod lines;
 mod promise;
 mod random;
+mod reload;
 mod supervisor;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ struct Arguments {
 enum Run {
     /// Workers flood one another; with `--kill-every`, one of them is killed now and then.
     Flood(flood::Options),
+    /// An HTTP app is reloaded under load.
+    Reload(reload::Options),
     /// The supervisor is killed while instances log, exchange messages and exit.
     Supervisor(supervisor::Options),
 }
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<ExitCode> {
     interrupt::notice()?;
     let broken = match arguments.run {
         Run::Flood(options) => flood::run(&options, arguments.keep)?,
+        Run::Reload(options) => reload::run(&options, arguments.keep)?,
         Run::Supervisor(options) => supervisor::run(&options, arguments.keep)?,
     };
     for promise in &broken {

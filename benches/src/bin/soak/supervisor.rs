@@ -1,52 +1,81 @@
-//! `soak supervisor`: the supervisor is killed again and again, and nobody notices.
+//! `soak supervisor`: supervisor, keeper or both are killed, or the supervisor is replaced, again and again, and nobody
+//! notices. Only where both die at once everything is started again, and then once.
+
+mod faults;
+mod herd;
+mod releases;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use flood::account::{Account, Figure, PUBLISHERS};
+use flood::account::{Account, Figure};
 use flood::control::{Control, Phase};
 use flood::verdict;
-use measure::stand::{Pids, Stand, descriptors, send};
-use measure::{figures, interrupt, place};
-use nix::sys::signal::Signal;
+use measure::stand::{Pids, Stand, descriptors};
+use measure::{figures, interrupt};
 use serde_json::Value;
 
 use crate::exits::{self, Comparison};
 use crate::lines::{self, Lines};
 use crate::promise::Promises;
-use crate::random::Random;
+use faults::{Fault, Faults};
 
 /// Everybody is there at the latest.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// After a kill the next supervisor answers at the latest.
-const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Logs, rings and descriptors have settled at the latest.
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
-/// An instance exits within this time.
-const EXIT_LIMIT: Duration = Duration::from_secs(3);
-/// How long it takes the supervisor, at most, to answer an exit with a new process.
-const ANSWER: Duration = Duration::from_millis(15);
+/// Instances that do something: more would keep two processors busy with themselves.
+const CHATTERS: usize = 20;
 /// How many descriptors more or less are none leaked: somebody may just be asking.
 const TOLERANCE: u64 = 2;
 
 /// What a run looks like.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// How often the supervisor is killed.
+    /// How often something is killed.
     #[arg(long, default_value_t = 50)]
     kills: u64,
-    /// How many instances.
-    #[arg(long, default_value_t = 8)]
+    /// How many instances. Those beyond 20 only sleep.
+    #[arg(long, default_value_t = 20)]
     instances: usize,
     /// The longest time between two kills.
     #[arg(long, default_value_t = 1.5)]
     seconds_between: f64,
+    /// Kill the keeper instead of the supervisor.
+    #[arg(long, conflicts_with_all = ["both", "upgrade"])]
+    keeper: bool,
+    /// Kill both at once, and have everything started again.
+    #[arg(long, conflicts_with = "upgrade")]
+    both: bool,
+    /// Replace the supervisor so many times, by good and by bad releases in turn, instead of killing anything.
+    #[arg(long, value_name = "N")]
+    upgrade: Option<u64>,
+}
+
+impl Options {
+    /// Instances that log, exchange messages and exit; the others only sleep.
+    fn chatters(&self) -> usize {
+        self.instances.min(CHATTERS)
+    }
+
+    fn fault(&self) -> Fault {
+        match (self.keeper, self.both, self.upgrade) {
+            (true, _, _) => Fault::Keeper,
+            (_, true, _) => Fault::Both,
+            (_, _, Some(_)) => Fault::Upgrade,
+            _ => Fault::Supervisor,
+        }
+    }
+
+    fn faults(&self) -> u64 {
+        self.upgrade.unwrap_or(self.kills)
+    }
 }
 
 /// Runs it, prints its figures, returns the promises that were broken.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<String>> {
-    ensure!((2..=PUBLISHERS).contains(&options.instances), "--instances: 2 to {PUBLISHERS}");
+    ensure!((2..=herd::LIMIT).contains(&options.instances), "--instances: 2 to {}", herd::LIMIT);
     let mut stand = Stand::new()?;
     let outcome = soak(options, &mut stand);
     let ended = stand.finish(keep);
@@ -57,9 +86,9 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<String>> {
 }
 
 struct Outcome {
-    kills: u64,
-    longest_absence: Duration,
+    faults: Faults,
     restarted: u64,
+    doubled_instances: u64,
     lines: Lines,
     messages: u64,
     messages_lost: u64,
@@ -73,15 +102,22 @@ struct Outcome {
 fn soak(options: &Options, stand: &mut Stand) -> anyhow::Result<Outcome> {
     let folder = stand.work();
     let control = Control::open(&folder)?;
-    let pids = stand.start(&config(options, stand)?)?;
+    let pids = stand.start(&herd::config(options.instances, options.chatters(), stand)?)?;
     let accounts: Vec<Account> =
-        (0..options.instances).map(|index| Account::read(&folder, index)).collect::<Result<_, _>>()?;
+        (0..options.chatters()).map(|index| Account::read(&folder, index)).collect::<Result<_, _>>()?;
     let all_there = || Ok(accounts.iter().all(|account| account.figure(Figure::Starts) > 0));
     ensure!(interrupt::wait_for(START_LIMIT, all_there)?, "not all instances have come up");
     let before = settled_descriptors(pids)?;
 
     control.set(Phase::Run);
-    let (kills, longest_absence) = kill_again_and_again(options, &accounts, stand, pids)?;
+    let longest = Duration::try_from_secs_f64(options.seconds_between).context("--seconds-between")?;
+    let mut faults = Faults::new(options.fault(), longest, stand)?;
+    for _ in 0..options.faults() {
+        faults.next(&accounts, stand)?;
+        if options.both {
+            herd::is_whole(stand, options.instances)?;
+        }
+    }
     // The last of those who died over it are back.
     interrupt::sleep_until(Instant::now() + Duration::from_secs(1))?;
     control.set(Phase::Stop);
@@ -90,12 +126,14 @@ fn soak(options: &Options, stand: &mut Stand) -> anyhow::Result<Outcome> {
     interrupt::wait_for(QUIET_LIMIT, || Ok(verdict::is_quiet(&accounts)))?;
     let pids = stand.pids()?;
     let after = settled_descriptors(pids)?;
-    let instances = stand.instances()?;
+    let all = stand.instances()?;
+    let doubled_instances = herd::doubled(&stand.home(), &all)?;
+    let instances = herd::chatters(&all);
     let lines = lines::settled(&instances, &accounts)?;
     let verdict = verdict::of(&accounts);
     Ok(Outcome {
-        kills,
-        longest_absence,
+        faults,
+        doubled_instances,
         restarted: restarted(&instances, &accounts),
         lines,
         messages: verdict.received,
@@ -106,56 +144,6 @@ fn soak(options: &Options, stand: &mut Stand) -> anyhow::Result<Outcome> {
         exits: exits::compare(&stand.log()?, &instances, &accounts),
         leaked: before.abs_diff(after).saturating_sub(TOLERANCE),
     })
-}
-
-/// Kills the supervisor at random moments; returns how often, and how long it took at most until the next one answered.
-fn kill_again_and_again(
-    options: &Options,
-    accounts: &[Account],
-    stand: &mut Stand,
-    mut pids: Pids,
-) -> anyhow::Result<(u64, Duration)> {
-    let mut random = Random::new()?;
-    let longest = Duration::try_from_secs_f64(options.seconds_between).context("--seconds-between")?;
-    let mut longest_absence = Duration::ZERO;
-    for count in 0..options.kills {
-        match random.below(4) {
-            // As soon as it answers.
-            0 => {}
-            // While it is busy with an exit.
-            1 => {
-                wait_for_exit(accounts)?;
-                std::thread::sleep(ANSWER * random.below(1000) as u32 / 1000);
-            }
-            _ => interrupt::sleep_until(Instant::now() + longest * random.below(1000) as u32 / 1000)?,
-        }
-        send(pids.supervisor, Signal::SIGKILL)?;
-        let killed = Instant::now();
-        let mut successor = None;
-        let is_back = || {
-            // Nobody answers while there is none.
-            successor = stand.pids().ok().filter(|now| now.supervisor != pids.supervisor);
-            Ok(successor.is_some())
-        };
-        interrupt::wait_for(READY_LIMIT, is_back)?;
-        let successor = successor.with_context(|| format!("no supervisor answers after kill {}", count + 1))?;
-        ensure!(successor.keeper == pids.keeper, "the keeper is another one after kill {}", count + 1);
-        longest_absence = longest_absence.max(killed.elapsed());
-        pids = successor;
-    }
-    Ok((options.kills, longest_absence))
-}
-
-/// Waits until the next instance is about to exit, if one does.
-fn wait_for_exit(accounts: &[Account]) -> anyhow::Result<()> {
-    let exits = || accounts.iter().map(|account| account.figure(Figure::ExitCount)).sum::<u64>();
-    let (before, until) = (exits(), Instant::now() + EXIT_LIMIT);
-    while exits() == before && Instant::now() < until {
-        interrupt::check()?;
-        // Short, since what follows takes milliseconds.
-        std::thread::sleep(Duration::from_micros(100));
-    }
-    Ok(())
 }
 
 /// Descriptors of keeper and supervisor, once their number stays the same.
@@ -196,34 +184,10 @@ pub fn index(instance: &Value) -> usize {
     instance["pm2_env"]["NODE_APP_INSTANCE"].as_u64().expect("jlist has every instance's index") as usize
 }
 
-fn config(options: &Options, stand: &Stand) -> anyhow::Result<String> {
-    let program = place::built("chatter")?;
-    Ok(format!(
-        r#"
-[status]
-listen = "127.0.0.1:0"
-
-[[app]]
-name = "chatter"
-script = {program:?}
-interpreter = "none"
-instances = {instances}
-env = {{ FLOOD_FOLDER = {folder:?} }}
-wait_ready = true
-listen_timeout = "30s"
-# However often one exits, it comes back at once.
-max_restarts = 1000000
-min_uptime = 0
-"#,
-        instances = options.instances,
-        folder = stand.work(),
-    ))
-}
-
 impl Outcome {
     fn print(&self) {
-        figures::print("kills", self.kills, "supervisors");
-        figures::print("longest_absence_ms", self.longest_absence.as_millis(), "ms");
+        self.faults.print();
+        figures::print("instances_doubled", self.doubled_instances, "processes");
         figures::print("instances_restarted", self.restarted, "instances");
         figures::print("lines", self.lines.written, "lines");
         figures::print("lines_lost", self.lines.lost, "lines");
@@ -241,10 +205,16 @@ impl Outcome {
 
     fn promises(&self, options: &Options) -> Vec<String> {
         let mut promises = Promises::default();
-        promises.holds(self.kills == options.kills, || "the supervisor was not killed as often as asked".to_owned());
+        self.faults.promises(&mut promises);
+        promises.is_zero("instances_doubled", self.doubled_instances);
         promises.holds(self.lines.written > 0, || "nothing was logged".to_owned());
         promises.holds(self.messages > 0, || "no message was exchanged".to_owned());
         promises.holds(self.exits.exits > 0, || "nobody has exited".to_owned());
+        promises.is_zero("descriptors_leaked", self.leaked);
+        if options.both {
+            // Whoever ran is started again, and what was on its way with both of them is gone with them.
+            return promises.broken();
+        }
         promises.is_zero("instances_restarted", self.restarted);
         promises.is_zero("lines_lost", self.lines.lost);
         promises.is_zero("lines_doubled", self.lines.doubled);
@@ -254,7 +224,6 @@ impl Outcome {
         promises.is_zero("messages_reordered", self.reordered);
         promises.is_zero("messages_corrupt", self.corrupt);
         promises.is_zero("exits_wrong", self.exits.wrong);
-        promises.is_zero("descriptors_leaked", self.leaked);
         promises.broken()
     }
 }

@@ -1,0 +1,280 @@
+//! A log whose lines are rendered: stamped, as JSON, or put together from several streams.
+//!
+//! Owns the file, its committed position, its index, and when it is put aside. Reads spools, which hold the bytes as
+//! they came (`spool`), and appends whole lines, a batch at a time.
+//!
+//! Exactly once, whenever the supervisor is killed: a batch is appended, then its position is committed. In between the
+//! file is longer than the position says, and the successor cuts it back and renders the same bytes again; see
+//! `position`.
+//!
+//! Invariants
+//! - Lines of several streams are never mixed within a line: what is appended ends with a newline.
+//! - A line longer than [`BATCH`] is rendered in pieces, each marked as one that goes on.
+//! - Times are those at which the bytes were first seen.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::compress::Asking;
+use super::index::{Index, Times};
+use super::line::Style;
+use super::open::Open;
+use super::position::{Position, PositionFile, SpoolId};
+use super::rotate;
+use super::tail::read_up_to;
+use super::target::{born_ms, wall_ms};
+use crate::config::spec::Rotation;
+
+/// What is read and rendered at a time, and the longest line that stays one.
+const BATCH: usize = 256 * 1024;
+/// How often a time is noted of a file with traffic.
+const NOTE_EVERY: Duration = Duration::from_millis(100);
+/// How often a file is looked for at its path.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is to be rendered of a spool.
+pub struct Source<'s> {
+    pub id: SpoolId,
+    pub file: &'s File,
+    /// How long it is.
+    pub length: u64,
+    /// When its bytes came.
+    pub times: &'s Times,
+    /// Whether nothing follows: what has no newline is a line, too.
+    pub ended: bool,
+}
+
+/// A rendered file, by its path.
+#[derive(Debug)]
+pub struct Rendered {
+    path: PathBuf,
+    rotation: Rotation,
+    compressor: Asking,
+    open: Option<Open>,
+    positions: PositionFile,
+    position: Position,
+    index: Index,
+    born_ms: Option<u64>,
+}
+
+impl Rendered {
+    /// A file at `path`, whose positions are kept in `folder`. `is_known` says which spools still exist.
+    ///
+    /// # Errors
+    /// The positions cannot be opened.
+    pub fn new(
+        path: &Path,
+        folder: &Path,
+        rotation: Rotation,
+        compressor: Asking,
+        is_known: impl Fn(&SpoolId) -> bool,
+    ) -> io::Result<Rendered> {
+        let (positions, mut position) = PositionFile::open(&position_path(folder, path))?;
+        position.spools.retain(|id, _| is_known(id));
+        Ok(Rendered {
+            path: path.to_owned(),
+            rotation,
+            compressor,
+            open: None,
+            positions,
+            position,
+            index: Index::of(path, NOTE_EVERY),
+            born_ms: None,
+        })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Is to be put aside by other rules from now on.
+    pub fn set_rotation(&mut self, rotation: Rotation) {
+        self.rotation = rotation;
+    }
+
+    /// How much of a spool stands in it.
+    pub fn done(&self, id: SpoolId) -> u64 {
+        self.position.spools.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Renders what is there of a spool in whole lines.
+    ///
+    /// # Errors
+    /// The file takes nothing, or the position cannot be committed: nothing of the batch at hand is in the file then.
+    pub fn advance(&mut self, source: &Source<'_>, style: &mut Style) -> io::Result<()> {
+        // A spool that was removed by somebody, or that belongs to another life, begins anew.
+        let mut at = self.done(source.id).min(source.length);
+        if at == source.length {
+            return Ok(());
+        }
+        // Not kept: there may be thousands of logs.
+        let mut block = vec![0; (source.length - at).min(BATCH as u64) as usize];
+        while at < source.length {
+            let most = (source.length - at).min(BATCH as u64) as usize;
+            match self.batch(source, style, at, &mut block[..most])? {
+                0 => break,
+                read => at += read as u64,
+            }
+        }
+        Ok(())
+    }
+
+    /// Renders one batch, and says how many bytes of the spool it took.
+    fn batch(&mut self, source: &Source<'_>, style: &mut Style, at: u64, block: &mut [u8]) -> io::Result<usize> {
+        let read = read_up_to(source.file, block, at)?;
+        let block = &block[..read];
+        let whole = match block.iter().rposition(|byte| *byte == b'\n') {
+            Some(newline) => newline + 1,
+            None if source.ended && at + read as u64 == source.length || read == BATCH => read,
+            None => return Ok(0),
+        };
+        let mut text = Vec::with_capacity(whole * 2);
+        let mut from = 0;
+        while from < whole {
+            let newline = block[from..whole].iter().position(|byte| *byte == b'\n');
+            let end = newline.map_or(whole, |newline| from + newline);
+            let time = source.times.at(at + from as u64).unwrap_or_else(wall_ms);
+            let is_whole = newline.is_some() || source.ended && at + whole as u64 == source.length;
+            style.line(&block[from..end], time, is_whole, &mut text);
+            from = end + usize::from(newline.is_some());
+        }
+        let first = source.times.at(at).unwrap_or_else(wall_ms);
+        self.append(&text, first)?;
+        self.position.spools.insert(source.id, at + whole as u64);
+        self.commit_or_undo(source.id, at, text.len() as u64)?;
+        self.rotate_if_due();
+        Ok(whole)
+    }
+
+    /// Appends text, and counts it in the position that is not committed yet.
+    fn append(&mut self, text: &[u8], time: u64) -> io::Result<()> {
+        self.ensure_open()?;
+        let open = self.open.as_ref().expect("opened by the line above");
+        if !open.is_file() {
+            return open.append(text);
+        }
+        let size = open.size()?;
+        if size != self.position.length {
+            // Emptied or written to by somebody else: what is there counts, before anything is added to it.
+            self.position.length = size;
+            self.positions.commit(&self.position)?;
+        }
+        open.append(text)?;
+        self.index.note(size, time);
+        self.position.length = size + text.len() as u64;
+        Ok(())
+    }
+
+    fn commit_or_undo(&mut self, id: SpoolId, before: u64, appended: u64) -> io::Result<()> {
+        let committed = self.positions.commit(&self.position);
+        if committed.is_err() {
+            self.position.spools.insert(id, before);
+            let length = self.position.length.saturating_sub(appended);
+            if let Some(open) = self.open.as_ref().filter(|open| open.is_file())
+                && open.set_len(length).is_ok()
+            {
+                self.position.length = length;
+            }
+        }
+        committed
+    }
+
+    /// A spool is done with.
+    ///
+    /// # Errors
+    /// The position cannot be committed; it is dropped with the next one.
+    pub fn forget(&mut self, id: SpoolId) -> io::Result<()> {
+        match self.position.spools.remove(&id) {
+            Some(_) => self.positions.commit(&self.position),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens the file unless it is open and still lies at its path; what was not committed of it goes.
+    fn ensure_open(&mut self) -> io::Result<()> {
+        if let Some(open) = &mut self.open {
+            if open.looked.elapsed() < LOOK_EVERY {
+                return Ok(());
+            }
+            open.looked = Instant::now();
+            if open.is_at(&self.path) {
+                return Ok(());
+            }
+            self.index.start_anew();
+        } else if self.rotation.compress && !rotate::asides(&self.path).is_empty() {
+            self.compressor.compress(&self.path);
+        }
+        let open = Open::at(&self.path)?;
+        self.born_ms = None;
+        if open.is_file() {
+            if open.identity != self.position.identity {
+                self.position.identity = open.identity;
+                self.position.length = open.size()?;
+                self.positions.commit(&self.position)?;
+            } else if open.size()? > self.position.length {
+                open.set_len(self.position.length)?;
+            }
+            if open.is_in_a_line().unwrap_or(false) {
+                open.append(b"\n")?;
+            }
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    /// The next line goes to what lies at its path then.
+    pub fn reopen(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or(open.looked);
+        }
+    }
+
+    /// Empties the file.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `ftruncate(2)`.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.ensure_open()?;
+        if let Some(open) = self.open.as_ref().filter(|open| open.is_file()) {
+            open.set_len(0)?;
+            self.index.reset();
+            self.born_ms = None;
+        }
+        Ok(())
+    }
+
+    fn rotate_if_due(&mut self) {
+        let path = &self.path;
+        let age = match self.rotation.max_age {
+            Some(_) => wall_ms().saturating_sub(*self.born_ms.get_or_insert_with(|| born_ms(path))),
+            None => 0,
+        };
+        let is_ours = |open: &Open| open.is_file() && open.is_at(&self.path);
+        if !rotate::is_due(&self.rotation, self.position.length, Duration::from_millis(age))
+            || !self.open.as_ref().is_some_and(is_ours)
+        {
+            return;
+        }
+        match rotate::put_aside(&self.path, self.rotation.keep) {
+            Ok(()) => {
+                self.open = None;
+                self.index.start_anew();
+                if self.rotation.compress {
+                    self.compressor.compress(&self.path);
+                }
+            }
+            Err(error) => tracing::warn!("the log {} cannot be put aside: {error}", self.path.display()),
+        }
+    }
+}
+
+/// Where the positions of a log are kept: by its name, and by its whole path's checksum, since others may have that name.
+fn position_path(folder: &Path, log: &Path) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let name = log.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')).take(100).collect();
+    folder.join(format!("{name}.{:08x}.at", crc32fast::hash(log.as_os_str().as_bytes())))
+}
