@@ -62,8 +62,10 @@ pub async fn adopt(
     let node = home.node()?;
     let store = Store::holding(keeper.sender(), &descriptors).context("there is no room for copies of the store")?;
     let is_first = !descriptors.contains_key(&Name::new(Kind::State, 0, 0));
-    let foreground = foreground && !serves;
-    let (state, contents, warning) = rescue::open::open(&mut descriptors, &store)?;
+    let (state, mut contents, warning) = rescue::open::open(&mut descriptors, &store)?;
+    // A keeper that took another's place does not know it any more: the state does.
+    contents.globals.serves |= serves;
+    let foreground = foreground && !contents.globals.serves;
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
 
@@ -202,9 +204,13 @@ pub async fn adopt(
     }
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
-    core.end_forgotten_groups(all_known);
     core.catch_up(exits).await;
-    core.read_saved(is_first).await;
+    if is_first {
+        core.follow_the_dead().await;
+    } else {
+        core.end_forgotten_groups(all_known);
+        core.read_what_waits();
+    }
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
     Ok(core)
