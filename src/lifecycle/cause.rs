@@ -134,8 +134,8 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
         match ms {
-            _ if ms < 1000 || ms % 1000 != 0 => write!(f, "{ms} ms"),
-            _ if ms < 60_000 || ms % 60_000 != 0 => write!(f, "{} s", ms / 1000),
+            _ if ms < 1000 || !ms.is_multiple_of(1000) => write!(f, "{ms} ms"),
+            _ if ms < 60_000 || !ms.is_multiple_of(60_000) => write!(f, "{} s", ms / 1000),
             _ => write!(f, "{} min", ms / 60_000),
         }
     }

@@ -190,22 +190,26 @@ impl Core {
         let wait = deadline.map(|at| at.since(clock::now()));
         let sources = &mut self.sources;
         Ok(tokio::select! {
+            // In this order: the keeper must not take a busy supervisor for a hung one, and whoever has ended in time must
+            // not be killed because the news has not been read. None of these three comes without end.
+            biased;
+            _ = beat.tick() => Event::Beat,
             news = receive(&sources.keeper, &mut self.keeper) => Event::Keeper(news?),
+            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
+            () = tokio::time::sleep(upgrade::FREEZE_LOOK), if self.freezing.is_some() => Event::Deadline,
             Some(outcome) = sources.outcomes.recv() => Event::Spawned(outcome),
             Some((instance, incarnation, result)) = sources.executions.recv() => {
                 Event::Executed { instance, incarnation, result }
             }
-            Some(request) = sources.requests.recv() => Event::Request(request),
             Some(event) = sources.logs.recv() => Event::Log(event),
             signal = logs::heard(&sources.reopen) => signal.map(|()| Event::ReopenLogs)?,
             Some(notice) = sources.notices.recv() => Event::Wire(notice),
             news = sources.health.next() => Event::Health(news),
-            Some(look) = sources.looks.recv() => Event::Look(look),
             Some(ended) = sources.orphans.recv() => Event::Orphan(ended),
-            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => Event::Deadline,
             Some(asked) = sources.upgrades.recv() => Event::Upgrade(asked),
-            () = tokio::time::sleep(upgrade::FREEZE_LOOK), if self.freezing.is_some() => Event::Deadline,
-            _ = beat.tick() => Event::Beat,
+            // Last, so that nobody who asks again and again holds up the rest.
+            Some(request) = sources.requests.recv() => Event::Request(request),
+            Some(look) = sources.looks.recv() => Event::Look(look),
         })
     }
 

@@ -182,7 +182,8 @@ impl Core {
         if let Life::Exited(_, exit) = event {
             self.tell_of(id, "instance.exited", exit.to_string());
         }
-        if life.is_queued() && !before.is_queued() {
+        // One that merely waits for its turn is on its way, which is no news.
+        if life.is_queued() && !before.is_queued() && self.is_held_up(entry) {
             self.tell_of(id, "instance.queued", self.waits_for(entry).unwrap_or_default());
         }
         let is_new = life.incarnation() != before.incarnation();

@@ -7,8 +7,8 @@
 //! Invariants
 //! - An instance is started once what its app depends on is there, and stopped once nothing is left that depends on it
 //!   and is to be stopped as well.
-//! - Of those that wait for a start at most [`MAKING`] are in the making at a time: only they hold descriptors, and
-//!   nobody's `listen_timeout` runs out in a queue.
+//! - Of those that wait for a start at most [`MAKING`] are ordered at a time: only they hold descriptors, and nobody's
+//!   `listen_timeout` runs out in a queue.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ use crate::config::spec::{AppSpec, Condition, Dependency};
 use crate::lifecycle::order::{self, Needs, Standing, Verdict};
 use crate::lifecycle::{Event as Life, State};
 
-/// Processes that are being made for starts that were asked for. The thread that makes them makes one at a time; more
-/// would only hold descriptors earlier.
+/// Orders that the thread which makes processes has before it, for starts that were asked for. It makes one at a time: with
+/// these it never waits for us, and more would only hold descriptors earlier.
 const MAKING: usize = 32;
 
 /// Turns that are still to come.
@@ -59,22 +59,23 @@ impl Core {
         if self.turns.starts.is_empty() {
             return;
         }
-        let is_made =
-            |entry: &&Entry| matches!(entry.process, Process::Making | Process::Exists { executed: false, .. });
+        let is_made = |entry: &&Entry| matches!(entry.process, Process::Making);
         let mut room = MAKING.saturating_sub(self.registry.instances.values().filter(is_made).count());
-        for id in self.turns.starts.clone() {
+        let mut at = 0;
+        while room > 0
+            && let Some(id) = self.turns.starts.range(at..).next().copied()
+        {
+            at = id + 1;
             let Some(entry) = self.registry.instances.get(&id).filter(|entry| entry.life.is_queued()) else {
                 // Stopped, started or deleted meanwhile.
                 self.turns.starts.remove(&id);
                 continue;
             };
-            let needs_room = !entry.life.has_process();
-            if (needs_room && room == 0) || self.hindrance(entry).is_some() {
-                continue;
+            if self.hindrance(entry).is_none() {
+                room -= usize::from(!entry.life.has_process());
+                self.turns.starts.remove(&id);
+                self.live(id, Life::Restart).await;
             }
-            room -= usize::from(needs_room);
-            self.turns.starts.remove(&id);
-            self.live(id, Life::Restart).await;
         }
     }
 
@@ -113,6 +114,11 @@ impl Core {
         let app = self.registry.app_named(app)?;
         let executes = |entry: &Entry| matches!(entry.process, Process::Exists { executed: true, .. });
         Some(Standing::of(self.registry.staying(app.id).map(|entry| (&entry.life, executes(entry)))))
+    }
+
+    /// Whether an instance waits for an app that it depends on.
+    pub(super) fn is_held_up(&self, entry: &Entry) -> bool {
+        self.hindrance(entry).is_some()
     }
 
     /// Whether a queued instance waits for something that does not come by itself.

@@ -59,7 +59,6 @@ fn the_life_of_an_instance_is_told_with_numbers_and_causes() {
     let told = words(&events, "nap");
     let expected = [
         "app.added",
-        "instance.queued",
         "instance.launching",
         "instance.online",
         "instance.exited",
