@@ -125,16 +125,14 @@ impl Cgroups {
         parts.collect()
     }
 
-    /// Ends what may be left, and removes the folder if nothing is in it. When everything ends; does not wait.
-    pub fn close(&self) {
+    /// Ends what may be left, and removes the folder. When everything ends; blocks for `limit` at most.
+    pub fn close(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
         for (instance, incarnation) in self.all() {
-            let group = self.group(instance, incarnation);
-            if group.remove() == Removal::Populated {
-                // What cannot be killed stays for the next supervisor of this home.
-                let _ = group.kill();
-            }
+            // What cannot be killed stays for the next supervisor of this home.
+            self.group(instance, incarnation).end(deadline.saturating_duration_since(Instant::now()));
         }
-        // Somebody is still in it, such as ourselves: the next supervisor of this home goes on with it.
+        // Somebody is still in it, such as ourselves: the next supervisor goes on with it.
         let _ = fs::remove_dir(&self.folder);
     }
 
