@@ -70,6 +70,7 @@ impl Cgroups {
             let _ = fs::remove_dir(&folder);
             return Err("this kernel cannot kill a group".to_owned());
         }
+        tidy(base, &folder);
         Ok(Cgroups { base: base.to_owned(), folder, ours: ours.to_vec(), controllers: OnceLock::new() })
     }
 
@@ -125,16 +126,14 @@ impl Cgroups {
         parts.collect()
     }
 
-    /// Ends what may be left, and removes the folder if nothing is in it. When everything ends; does not wait.
-    pub fn close(&self) {
+    /// Ends what may be left, and removes the folder. When everything ends; blocks for `limit` at most.
+    pub fn close(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
         for (instance, incarnation) in self.all() {
-            let group = self.group(instance, incarnation);
-            if group.remove() == Removal::Populated {
-                // What cannot be killed stays for the next supervisor of this home.
-                let _ = group.kill();
-            }
+            // What cannot be killed stays for the next supervisor of this home.
+            self.group(instance, incarnation).end(deadline.saturating_duration_since(Instant::now()));
         }
-        // Somebody is still in it, such as ourselves: the next supervisor of this home goes on with it.
+        // Somebody is still in it, such as ourselves: the next supervisor goes on with it.
         let _ = fs::remove_dir(&self.folder);
     }
 
@@ -312,6 +311,25 @@ fn enable(group: &Path, controller: &str) -> io::Result<()> {
     fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"))
 }
 
+/// Removes what homes have left whose keeper and supervisor died at once and never came back: folders in which nothing
+/// runs and nothing has been made for a long time.
+fn tidy(base: &Path, ours: &Path) {
+    const LONG: Duration = Duration::from_secs(3600);
+    let is_left = |folder: &Path| {
+        let made = fs::metadata(folder).and_then(|found| found.modified());
+        let is_old = made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age >= LONG));
+        let events = fs::read_to_string(folder.join("cgroup.events"));
+        is_old && events.is_ok_and(|events| !says_populated(&events))
+    };
+    let folders = fs::read_dir(base).into_iter().flatten().flatten();
+    let others = folders.filter(|entry| entry.file_name().to_string_lossy().starts_with("herdwire-"));
+    for folder in others.map(|entry| entry.path()).filter(|folder| folder != ours && is_left(folder)) {
+        remove_below(&folder, 0);
+        // Somebody else was quicker, or is in it now.
+        let _ = fs::remove_dir(folder);
+    }
+}
+
 /// Bottom up. Groups of a group's own may nest; nobody needs more than these.
 fn remove_below(group: &Path, depth: u32) {
     const DEPTH: u32 = 16;
@@ -400,6 +418,29 @@ mod tests {
         assert!(!room.exists());
         assert!(Cgroups::below(base.path(), "x", &[7, 8]).unwrap().make_room());
         assert_eq!(fs::read_to_string(room.join("cgroup.procs")).unwrap(), "8");
+    }
+
+    #[test]
+    fn what_homes_have_left_is_removed_once_it_is_old_and_nothing_runs_in_it() {
+        let base = pretended("", "");
+        let hour = Duration::from_secs(3601);
+        for (name, events, age) in [
+            ("herdwire-old", "populated 0\n", hour),
+            ("herdwire-busy", "populated 1\n", hour),
+            ("herdwire-young", "populated 0\n", Duration::ZERO),
+            ("stranger", "populated 0\n", hour),
+        ] {
+            let folder = base.path().join(name);
+            fs::create_dir_all(folder.join("1-1")).unwrap();
+            fs::write(folder.join("cgroup.events"), events).unwrap();
+            let made = std::time::SystemTime::now() - age;
+            File::open(&folder).unwrap().set_modified(made).unwrap();
+        }
+        Cgroups::below(base.path(), "x", &[]).unwrap();
+        // A pretended folder itself stays, since its files do not go with it.
+        let has = |name: &str| base.path().join(name).join("1-1").exists();
+        let names = ["herdwire-old", "herdwire-busy", "herdwire-young", "stranger"];
+        assert_eq!(names.map(has), [false, true, true, true]);
     }
 
     #[test]

@@ -525,5 +525,5 @@ fn clone_to_exec() {
             format!("{how} a group: clone {born:?}, app executed {launched:?}, group removed {removed:?} (medians)\n");
         std::io::stdout().write_all(line.as_bytes()).unwrap();
     }
-    groups.inspect(Cgroups::close);
+    groups.inspect(|groups| groups.close(SOON));
 }

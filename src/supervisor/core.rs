@@ -443,8 +443,9 @@ impl Core {
         if tokio::time::timeout(LIMIT, all).await.is_err() {
             tracing::warn!("{} tasks have not ended in time", self.tasks.len());
         }
-        if let Some(cgroups) = &self.cgroups {
-            cgroups.close();
+        let nothing_runs = self.registry.instances.values().all(|entry| entry.process.pid().is_none());
+        if let Some(cgroups) = self.cgroups.as_ref().filter(|_| nothing_runs) {
+            cgroups.close(LIMIT);
         }
         self.keeper.goodbye(i32::from(code))?;
         Ok(ExitCode::from(code))

@@ -28,7 +28,7 @@ fn what_leaves_its_session_and_forgets_its_environment_is_still_in_its_group() {
     assert!(!is_running(runaway) && !group.exists());
     assert_eq!(end_of(&pidfd).signal(), Some(libc::SIGKILL));
     assert_eq!(group.remove(), Removal::Missing);
-    groups.close();
+    groups.close(SOON);
     assert!(!groups.folder().exists());
 }
 
@@ -39,7 +39,7 @@ fn a_group_is_empty_once_its_process_has_been_reaped() {
     let ended = Shell { group: Some(&group), ..shell("exit 3") }.run();
     assert_eq!(ended.status.code(), Some(3));
     assert_eq!(group.remove(), Removal::Removed);
-    groups.close();
+    groups.close(SOON);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_group_that_outgrows_every_search_ends_whole() {
     read_all(&out);
     read_all(&err);
     assert_eq!(end_of(&pidfd).signal(), Some(libc::SIGKILL));
-    groups.close();
+    groups.close(SOON);
     assert!(!groups.folder().exists());
 }
 
@@ -78,7 +78,7 @@ fn groups_that_an_app_makes_below_its_own_go_with_it() {
     let ended = Shell { group: Some(&group), ..shell(&script) }.run();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.err);
     assert_eq!(group.remove(), Removal::Removed);
-    groups.close();
+    groups.close(SOON);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_process_that_cannot_be_born_in_its_group_runs_without_and_leaves_none() {
     assert_eq!(Shell { group: Some(&group), ..shell("echo ran") }.run().out, "ran\n");
     assert!(!group.exists());
     assert_eq!(threads.remove(), Removal::Removed);
-    groups.close();
+    groups.close(SOON);
 }
 
 #[test]
@@ -108,5 +108,5 @@ fn the_group_of_a_process_that_is_never_let_go_is_empty_when_it_has_ended() {
     drop(go);
     end_of(&pidfd);
     assert_eq!(group.remove(), Removal::Removed);
-    groups.close();
+    groups.close(SOON);
 }
