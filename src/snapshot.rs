@@ -91,7 +91,7 @@ pub struct InstanceView {
     pub incarnation: u32,
     /// Restarts since the instance was started by hand, for whatever reason.
     pub restarts: u32,
-    /// Deaths in a row that came before `min_uptime`.
+    /// Failures that count against `max_restarts` (pm2's name).
     pub unstable_restarts: u32,
     /// Wall-clock time of the last start, in ms since 1970; 0 before the first.
     pub started_at_ms: u64,
@@ -99,8 +99,10 @@ pub struct InstanceView {
     /// Wall-clock time when the instance was created, in ms since 1970.
     pub created_at_ms: u64,
     pub last_exit: Option<ExitView>,
-    /// Why it is `errored`, in a sentence.
+    /// Why it is `errored` or waits, in a sentence.
     pub reason: Option<String>,
+    /// Why it was last started, restarted, stopped or given up, in a sentence.
+    pub cause: Option<String>,
     /// Of one core, so 200.0 is two cores full.
     pub cpu_percent: f32,
     /// Resident set, in bytes.
@@ -152,6 +154,8 @@ pub enum ExitView {
     NeverStarted,
     /// Nobody could tell.
     Unknown,
+    /// The kernel killed it for memory.
+    OutOfMemory,
 }
 
 /// One herd's wire.

@@ -146,6 +146,7 @@ fn instance(app: &str, log: &Path) -> InstanceView {
         created_at_ms: 0,
         last_exit: None,
         reason: None,
+        cause: None,
         cpu_percent: 0.0,
         memory_bytes: 0,
         script: "/s".into(),

@@ -58,6 +58,9 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what changes, and why
+    #[command(after_help = EVENTS_HELP)]
+    Events(EventsOptions),
     /// Show the last lines of logs; -f follows them
     #[command(alias = "log")]
     Logs(LogsOptions),
@@ -158,6 +161,29 @@ wrong, the old one serves on, and this says why. Exit codes: 0 when the new one 
 const RUN_HELP: &str = "\
 Exit codes: 0 when every app ended well or was told to stop, else the exit code of the first app that failed
 (128 + number when a signal ended it); 1 when nothing could be started.";
+
+const EVENTS_HELP: &str = "\
+Changes are numbered, also across restarts of the supervisor, and the last 1024 are kept: `--after N` goes on where
+another one has stopped. Numbers that are missing were not kept any more.";
+
+#[derive(Debug, Args)]
+pub struct EventsOptions {
+    /// As JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Begin with the change after number N
+    #[arg(long, value_name = "N")]
+    pub after: Option<u64>,
+    /// Changes to begin with
+    #[arg(long, default_value_t = 20, value_name = "N", conflicts_with = "after")]
+    pub lines: u32,
+    /// Go on with what changes from now on (the default)
+    #[arg(short, long, hide = true, conflicts_with = "no_follow")]
+    pub follow: bool,
+    /// Only show what is there
+    #[arg(long, alias = "nostream")]
+    pub no_follow: bool,
+}
 
 #[derive(Debug, Default, Args)]
 pub struct StartOptions {
@@ -361,7 +387,7 @@ mod tests {
 
     #[test]
     fn pm2s_names_of_verbs_work() {
-        for verb in ["list", "ls", "l", "ps", "status", "jlist", "kill", "ping", "logs", "log"] {
+        for verb in ["list", "ls", "l", "ps", "status", "jlist", "kill", "ping", "logs", "log", "save", "dump", "resurrect", "startup", "unstartup"] {
             assert!(Arguments::try_parse_from(["herdwire", verb]).is_ok(), "{verb}");
         }
         for verb in ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del"] {

@@ -1,6 +1,7 @@
 //! One question to the supervisor, one answer, on a connection of its own. Every wait has a limit.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,7 @@ impl Client {
     /// [`ClientError::NotRunning`] when there is none, and whatever can go wrong on the way.
     pub fn ask(&self, request: &Request, limit: Duration) -> Result<Response, ClientError> {
         let frame = control::to_frame(request).map_err(|_| ClientError::TooMuch)?;
-        let only_looks = matches!(request, Request::Ping | Request::Snapshot { .. });
+        let only_looks = matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Journal { .. });
         let mut tries_left = if only_looks { LOOKS } else { 1 };
         loop {
             tries_left -= 1;
@@ -131,6 +132,18 @@ impl Client {
         Ok(response)
     }
 
+    /// Asks for something that is answered again and again.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when there is no supervisor, and whatever can go wrong on the way.
+    pub fn watch(&self, request: &Request) -> Result<Watch<'_>, ClientError> {
+        let frame = control::to_frame(request).map_err(|_| ClientError::TooMuch)?;
+        let stream = self.connect()?.ok_or_else(|| ClientError::NotRunning { home: self.home.clone() })?;
+        let mut connection = Connection { stream, home: &self.home };
+        connection.put(&frame)?;
+        Ok(Watch(connection))
+    }
+
     /// A connection to the supervisor; `None` when nobody listens.
     pub(super) fn connect(&self) -> Result<Option<Stream>, ClientError> {
         let unreachable = |source| ClientError::Unreachable { home: self.home.clone(), source };
@@ -164,6 +177,27 @@ impl Client {
     }
 }
 
+/// A connection on which one answer follows the other.
+pub struct Watch<'c>(Connection<'c>);
+
+impl Watch<'_> {
+    /// The next answer. Whoever does not know that one is on its way waits for it by the descriptor.
+    ///
+    /// # Errors
+    /// [`ClientError::WentAway`] at the end of the connection.
+    pub fn next(&mut self, limit: Duration) -> Result<Response, ClientError> {
+        self.0.answer(limit)
+    }
+}
+
+impl AsFd for Watch<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0.stream {
+            Stream::UdSocket(socket) => socket.as_fd(),
+        }
+    }
+}
+
 /// One connection, for one exchange.
 struct Connection<'c> {
     stream: Stream,
@@ -172,15 +206,19 @@ struct Connection<'c> {
 
 impl Connection<'_> {
     fn exchange(&mut self, request: &[u8], limit: Duration) -> Result<Response, ClientError> {
+        self.put(request)?;
+        self.answer(limit)
+    }
+
+    fn put(&mut self, request: &[u8]) -> Result<(), ClientError> {
         self.stream.set_send_timeout(Some(CONNECT_LIMIT)).map_err(|error| self.unreachable(error))?;
         match self.stream.write_all(request) {
-            Ok(()) => {}
+            Ok(()) => Ok(()),
             // It may have said why before it closed: read on.
-            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
-            Err(error) if is_timeout(&error) => return Err(ClientError::Silent { limit: CONNECT_LIMIT }),
-            Err(error) => return Err(self.unreachable(error)),
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
+            Err(error) if is_timeout(&error) => Err(ClientError::Silent { limit: CONNECT_LIMIT }),
+            Err(error) => Err(self.unreachable(error)),
         }
-        self.answer(limit)
     }
 
     fn answer(&mut self, limit: Duration) -> Result<Response, ClientError> {

@@ -7,14 +7,30 @@ use comfy_table::Color;
 use super::client::{Client, ClientError};
 use super::error::CliError;
 use super::output::{self, Output};
-use super::{list, select};
+use super::{events, list, select};
 use crate::snapshot::{ExitView, HealthView, InstanceView, Snapshot};
+
+/// Changes that are shown of an instance.
+const EVENTS: u32 = 8;
 
 /// Prints a table for each instance.
 pub fn describe(client: &Client, words: &[String], json: bool, out: &mut Output) -> Result<(), CliError> {
     let not_running = || ClientError::NotRunning { home: client.home().clone() };
     let snapshot = list::fetch(client, false)?.ok_or_else(not_running)?;
-    print(&snapshot, words, json, out)
+    print(&snapshot, words, json, out)?;
+    if json {
+        return Ok(());
+    }
+    for instance in select::find(words, &snapshot)? {
+        let events = events::journal(client, Some(instance.id), EVENTS)?;
+        if !events.is_empty() {
+            writeln!(out, "last changes of instance {}:", instance.id)?;
+        }
+        for event in events {
+            writeln!(out, "  {}", events::line(&event))?;
+        }
+    }
+    Ok(())
 }
 
 fn print(snapshot: &Snapshot, words: &[String], json: bool, out: &mut Output) -> Result<(), CliError> {
@@ -66,6 +82,10 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
     if let Some(exit) = instance.last_exit {
         rows.insert(1, ("last exit", exit_text(exit)));
     }
+    match &instance.cause {
+        Some(cause) if instance.reason.is_none() => rows.insert(1, ("last change", cause.clone())),
+        _ => {}
+    }
     if let Some(reason) = &instance.reason {
         rows.insert(1, ("reason", reason.clone()));
     }
@@ -110,6 +130,7 @@ pub fn exit_text(exit: ExitView) -> String {
         },
         ExitView::NeverStarted => "could not be executed".to_owned(),
         ExitView::Unknown => "unknown".to_owned(),
+        ExitView::OutOfMemory => "killed by the kernel for memory".to_owned(),
     }
 }
 

@@ -38,6 +38,7 @@ pub fn record(instance: &InstanceView, supervisor: &SupervisorView) -> Value {
             "listen": instance.listen,
             "last_exit": instance.last_exit,
             "reason": instance.reason,
+            "cause": instance.cause,
         },
     })
 }

@@ -26,6 +26,10 @@ pub fn list(client: &Client, json: bool, out: &mut Output) -> Result<(), CliErro
             writeln!(out, "{line}")?;
         }
     }
+    for (instance, reason) in instances.iter().filter_map(|one| Some((one, one.reason.as_ref()?))) {
+        let (app, status) = (printable(&instance.app), instance.status.as_str());
+        writeln!(out, "{app}:{} is {status}: {}", instance.id, printable(reason))?;
+    }
     for warning in snapshot.iter().flat_map(|snapshot| &snapshot.supervisor.warnings) {
         writeln!(out, "warning: {warning}")?;
     }

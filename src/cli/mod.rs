@@ -11,8 +11,9 @@ mod arguments;
 mod client;
 mod describe;
 mod error;
-mod flush;
+mod events;
 mod flags;
+mod flush;
 mod jlist;
 mod launch;
 mod list;
@@ -93,6 +94,7 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::List { json } => list::list(&client, json, out)?,
         Verb::Jlist => jlist::jlist(&client, out)?,
         Verb::Describe { select, json } => describe::describe(&client, &select, json, out)?,
+        Verb::Events(options) => events::events(&client, &options, out)?,
         Verb::Logs(options) => logs::logs(&client, &options, out)?,
         Verb::Flush { select } => flush::flush(&client, &select, out)?,
         Verb::ReloadLogs { select } => flush::reopen(&client, &select, out)?,

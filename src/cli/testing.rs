@@ -107,6 +107,7 @@ fn instance(id: u32, app: &str) -> InstanceView {
         created_at_ms: 1_600_000_000_000,
         last_exit: None,
         reason: None,
+        cause: None,
         cpu_percent: 0.0,
         memory_bytes: 0,
         script: PathBuf::from("/srv/web/server.js"),

@@ -66,6 +66,22 @@ fn bounds_can_be_said() {
 }
 
 #[test]
+fn pm2s_other_names_of_keys_work_and_two_names_of_one_are_an_error() {
+    let world = World::new();
+    assert_eq!(world.app("exec = \"job.py\"\nexec_interpreter = \"tool\"").interpreter, "tool");
+    for (other, key) in [("out", "out_file"), ("output", "out_file"), ("err_log", "error_file"), ("log", "log_file")] {
+        let (by_other, by_key) = (format!("{other} = \"x.log\""), format!("{key} = \"x.log\""));
+        assert_eq!(app(&world, &by_other), app(&world, &by_key));
+        let says = format!(
+            "4:{}: `{other}` and `{key}` exclude each other | remove one of them, for instance `{other}`",
+            other.len() + 4
+        );
+        assert_eq!(refusal(&world, &format!("{by_key}\n{by_other}")), says);
+    }
+    assert_eq!(refusal(&world, "exce = \"x\""), "3:1: unknown key `exce` in [[app]] | did you mean `exec`?");
+}
+
+#[test]
 fn bounds_that_cannot_be_are_refused() {
     let world = World::new();
     for (lines, says) in [

@@ -33,6 +33,9 @@ const LIMITS: [(&str, Limit, bool); 15] = [
     ("stack", Limit::Stack, true),
 ];
 
+/// A limit, its soft and its hard value.
+pub type LimitPair = (Limit, (u64, u64));
+
 /// What somebody wrote.
 #[derive(Debug, Default)]
 pub struct BoundsFile {
@@ -41,7 +44,7 @@ pub struct BoundsFile {
     pub groups: Option<Vec<At<String>>>,
     pub umask: Option<At<u32>>,
     pub nice: Option<At<i32>>,
-    pub limits: Vec<(Limit, (u64, u64))>,
+    pub limits: Vec<LimitPair>,
     pub no_new_privs: Option<At<bool>>,
     pub oom_score: Option<At<i32>>,
     pub memory_max: Option<At<u64>>,
@@ -165,7 +168,7 @@ fn percent(value: &DeValue<'_>) -> Result<u32, Option<String>> {
     number.parse().map_err(|_| Some(format!("`{text}` is not a percentage of one CPU; write for instance \"150%\"")))
 }
 
-fn read_limits(mut section: Section<'_>) -> Result<Vec<(Limit, (u64, u64))>, ConfigError> {
+fn read_limits(mut section: Section<'_>) -> Result<Vec<LimitPair>, ConfigError> {
     const EXPECTED: &str = "a number, \"unlimited\", or a list of a soft and a hard limit";
     let mut limits = Vec::new();
     for (key, limit, bytes) in LIMITS {

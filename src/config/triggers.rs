@@ -1,6 +1,6 @@
 //! What restarts an app besides its own end: a schedule, a change of files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use croner::parser::{CronParser, Year};
@@ -130,7 +130,7 @@ fn watch(value: &DeValue<'_>) -> Result<WatchFile, Option<String>> {
 }
 
 /// A whole file system cannot be watched: it has more folders than the kernel has room for, and changes all the time.
-fn check_watched(path: &PathBuf) -> Result<(), String> {
+fn check_watched(path: &Path) -> Result<(), String> {
     match path.canonicalize() {
         Ok(real) if real == Path::new("/") => Err("`/` is too much to watch".to_owned()),
         Ok(_) => Ok(()),

@@ -150,6 +150,7 @@ impl Sender {
         while !next.is_null() {
             // SAFETY: the macros return null or a whole control message within the area that the kernel has filled.
             let (message, data) = unsafe { (&*next, libc::CMSG_DATA(next)) };
+            #[allow(clippy::unnecessary_cast)] // Some C libraries have it narrower.
             let length = (message.cmsg_len as usize).saturating_sub(data as usize - next as usize);
             match (message.cmsg_level, message.cmsg_type) {
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {

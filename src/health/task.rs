@@ -41,9 +41,12 @@ enum Purpose {
     Liveness,
 }
 
+/// What a look from outside showed.
+type Answer = Looked<(Key, Purpose)>;
+
 /// What helpers bring.
 enum Brought {
-    Probed(Looked<(Key, Purpose)>),
+    Probed(Answer),
     Pipe(Key, std::io::Result<bool>),
     Beats(Vec<(u32, u32, u64)>),
     Measured(Vec<(Key, u64)>),
@@ -81,9 +84,9 @@ pub(super) struct Task {
     /// Whose readiness lies in the socket until it has been acted on, and for how long at most.
     held: Option<(Key, Time)>,
     turns: Arc<Semaphore>,
-    probed: mpsc::Sender<Looked<(Key, Purpose)>>,
+    probed: mpsc::Sender<Answer>,
     results: mpsc::Sender<Brought>,
-    arrived: Option<(mpsc::Receiver<Looked<(Key, Purpose)>>, mpsc::Receiver<Brought>)>,
+    arrived: Option<(mpsc::Receiver<Answer>, mpsc::Receiver<Brought>)>,
     /// When beats and memory are looked at next.
     beats_at: Option<Time>,
     memory_at: Option<Time>,

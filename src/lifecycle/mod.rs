@@ -1,186 +1,37 @@
 //! What happens to one instance next: a pure state machine.
 //!
-//! Owns the states, the restart rules and the counters that belong to them. Does not start, signal or wait for
-//! anything (`supervisor` does what an [`Action`] says), and reads no clock: the time comes in as an argument.
+//! Owns the states ([`states`]), the restart rules (`budget`, `waits`), what is remembered of it (`record`), why it is as it
+//! is ([`cause`]), and in which order apps that need one another come and go ([`order`]). Does not start, signal or wait
+//! for anything (`supervisor` does what an [`Action`] says), and reads no clock: the time comes in as an argument.
 //!
 //! Invariants
 //! - Late news of an earlier incarnation never touches its successor.
 //! - Every wait has an end: each state that waits carries its deadline, and [`Instance::deadline`] reads it off.
 //! - A process that was asked to stop is killed at `kill_timeout`, and again, until its exit is known.
+//! - An instance that keeps failing is given up: within `restart_window` it is never started again `max_restarts` times.
 
+mod budget;
+pub mod cause;
 mod found;
+pub mod order;
 mod record;
+pub mod states;
+mod waits;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use budget::Budget;
+pub use cause::Cause;
+pub use states::{Action, Ailment, Event, Exit, Incarnation, State, Then, Time, Trigger};
 
 use crate::config::spec::Rules;
-
-/// A moment: milliseconds of the boot clock, which goes on in suspend and never jumps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Time(pub u64);
-
-impl std::ops::Add<Duration> for Time {
-    type Output = Time;
-    fn add(self, wait: Duration) -> Time {
-        Time(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
-    }
-}
-
-impl Time {
-    /// How long ago `earlier` was; zero if it lies ahead.
-    pub fn since(self, earlier: Time) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
-    }
-}
-
-/// One process of an instance, counted from 1; 0 is "none yet".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Incarnation(pub u32);
-
-/// Where an instance stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Stopped,
-    /// Its process is being made, or has yet to say that it is ready.
-    Launching {
-        ready_by: Time,
-    },
-    Online {
-        since: Time,
-    },
-    /// Told to finish what it has begun and to end; asked to stop at `until`.
-    Draining {
-        until: Time,
-    },
-    /// Asked to stop; killed at `kill_at`.
-    Stopping {
-        kill_at: Time,
-        then: Then,
-    },
-    WaitingRestart {
-        until: Time,
-    },
-    /// Given up on; [`Instance::trouble`] says why.
-    Errored,
-}
-
-/// What follows once a stopping instance is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    Stay,
-    /// Asked for: start again at once.
-    Respawn,
-    /// It never got ready: treat it as a quick death.
-    Retry,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Exit {
-    Code(i32),
-    Signal(i32),
-    /// Its supervisor died before it was let go; it never ran.
-    NeverStarted,
-    /// It could not be executed.
-    NotExecuted,
-    /// Nobody could tell.
-    Unknown,
-}
-
-/// News for an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    Start,
-    Stop,
-    Restart,
-    /// Its process executes the program.
-    Spawned(Incarnation),
-    /// No process could be made.
-    SpawnFailed(Incarnation),
-    /// It says that it is ready.
-    Ready(Incarnation),
-    Exited(Incarnation, Exit),
-    /// It does not do what a healthy one does.
-    Unwell(Incarnation, Ailment),
-    /// Something besides its own end restarts it, if it runs.
-    Due(Trigger),
-    /// Its successor serves: finish within this long, then stop for good.
-    Drain(Duration),
-    /// It says that what it does now takes at least this long more.
-    Extended(Incarnation, Duration),
-    /// It says that it is ending.
-    Quitting(Incarnation),
-    /// The time of [`Instance::deadline`] has come.
-    Deadline,
-}
-
-/// What a running instance lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ailment {
-    /// No `WATCHDOG=1` in time.
-    Watchdog,
-    /// No sign of life of its link in time.
-    Heartbeat,
-    /// Its liveness probe failed too often.
-    Probe,
-    /// It uses more than `max_memory_restart`.
-    Memory,
-}
-
-/// What restarts an instance besides its own end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Trigger {
-    /// `cron_restart`.
-    Cron,
-    /// A watched file changed.
-    File,
-}
-
-impl Event {
-    fn incarnation(self) -> Option<Incarnation> {
-        match self {
-            Event::Spawned(of) | Event::SpawnFailed(of) | Event::Ready(of) | Event::Quitting(of) => Some(of),
-            Event::Exited(of, _) | Event::Unwell(of, _) | Event::Extended(of, _) => Some(of),
-            Event::Start | Event::Stop | Event::Restart | Event::Deadline | Event::Due(_) | Event::Drain(_) => None,
-        }
-    }
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Make the process of this incarnation.
-    Spawn(Incarnation),
-    /// Tell it to finish what it has begun.
-    Drain(Incarnation),
-    /// Send `kill_signal` to its group.
-    Signal(Incarnation),
-    /// SIGKILL everything that descends from it.
-    Kill(Incarnation),
-}
-
-/// Why an instance was given up or restarted, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    None,
-    /// Too many deaths in a row came before `min_uptime`.
-    QuickDeaths,
-    /// It did not say that it is ready within `listen_timeout`.
-    NotReady,
-    /// No process could be made.
-    NoProcess,
-}
-
-/// Quick deaths in a row that are answered at once; from then on the wait doubles.
-const FREE_RETRIES: u32 = 3;
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
 /// How long the making of a process may take when readiness is not asked for. Only a machine that is about to fail
 /// needs it: the exec normally follows within milliseconds.
 const SPAWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The most that an instance gets by asking for more time once. It may ask again.
+const LONGEST_EXTENSION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// One instance's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,10 +40,16 @@ pub struct Instance {
     incarnation: Incarnation,
     /// Times a process was started in place of an earlier one.
     restarts: u32,
-    /// Deaths before `min_uptime`, in a row.
-    quick_deaths: u32,
+    /// Restarts by itself since it last ran well: what waits grow by.
+    row: u32,
+    /// Failures that may yet make it be given up.
+    budget: Budget,
     last_exit: Option<Exit>,
-    trouble: Trouble,
+    cause: Cause,
+    /// A start or restart was asked for, and its turn has not come.
+    queued: bool,
+    /// Makes its waits differ from those of others.
+    seed: u32,
 }
 
 impl Default for Instance {
@@ -204,13 +61,21 @@ impl Default for Instance {
 impl Instance {
     /// An instance that never ran.
     pub fn new() -> Instance {
+        Instance::with_seed(0)
+    }
+
+    /// An instance that never ran, with a number that makes its waits differ from those of others.
+    pub fn with_seed(seed: u32) -> Instance {
         Instance {
             state: State::Stopped,
             incarnation: Incarnation(0),
             restarts: 0,
-            quick_deaths: 0,
+            row: 0,
+            budget: Budget::default(),
             last_exit: None,
-            trouble: Trouble::None,
+            cause: Cause::None,
+            queued: false,
+            seed,
         }
     }
 
@@ -231,16 +96,23 @@ impl Instance {
         self.restarts
     }
 
-    pub fn quick_deaths(&self) -> u32 {
-        self.quick_deaths
-    }
-
     pub fn last_exit(&self) -> Option<Exit> {
         self.last_exit
     }
 
-    pub fn trouble(&self) -> Trouble {
-        self.trouble
+    /// Why it was last started, restarted, stopped or given up.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Whether a start or restart was asked for whose turn has not come.
+    pub fn is_queued(&self) -> bool {
+        self.queued
+    }
+
+    /// Whether nothing has ever happened to it.
+    pub fn is_untouched(&self) -> bool {
+        *self == Instance::with_seed(self.seed)
     }
 
     /// Whether a process of the current incarnation may exist.
@@ -269,83 +141,136 @@ impl Instance {
         if event == Deadline && self.deadline().is_none_or(|at| now < at) {
             return None;
         }
+        match event {
+            Queue => self.queued = true,
+            Start | Stop | Restart | Drain(_) => self.queued = false,
+            _ => {}
+        }
         match (self.state, event) {
-            (Stopped | Errored, Start | Restart) => self.start_by_hand(rules, now),
-            (WaitingRestart { .. }, Start | Restart) => self.start_by_hand(rules, now),
+            (Stopped | Errored | WaitingRestart { .. }, Start | Restart) => self.start(Cause::ByHand, rules, now),
+            (Stopped | Errored | WaitingRestart { .. }, Due(trigger)) => self.start_if_its_own(trigger, rules, now),
             (WaitingRestart { .. }, Deadline) => self.respawn(rules, now),
-            (WaitingRestart { .. } | Errored, Stop) => self.enter(Stopped),
+            // Also of one that is stopped: from now on it is so because somebody wanted it.
+            (Stopped | WaitingRestart { .. } | Errored, Stop) => self.rest(Cause::ByHand),
+            (WaitingRestart { .. }, Drain(_)) => self.rest(Cause::Retired),
+
             (Launching { .. }, Spawned(_)) if !rules.wait_ready => self.enter(Online { since: now }),
             // It runs; whether it is ready is for it to say.
             (Launching { .. }, Spawned(_)) => None,
-            (Launching { .. }, SpawnFailed(_)) => self.died(Exit::NotExecuted, Trouble::NoProcess, rules, now),
+            (Launching { .. }, SpawnFailed(_)) => self.failed(Exit::NotExecuted, Cause::NoProcess, rules, now),
             (Launching { .. }, Ready(_)) => self.enter(Online { since: now }),
-            (Launching { .. }, Deadline) => self.signal(Then::Retry, rules, now),
-            (Launching { .. } | Online { .. }, Stop) => self.signal(Then::Stay, rules, now),
-            (Launching { .. } | Online { .. }, Restart) => self.signal(Then::Respawn, rules, now),
+            (Launching { .. }, Deadline) => self.signal(Cause::NotReady, Then::Retry, rules, now),
+            // A change while it reads its files may have come too late for it; a time that comes then is no reason.
+            (Launching { .. }, Due(Trigger::Cron)) => None,
+
+            (Launching { .. } | Online { .. }, Stop) => self.signal(Cause::ByHand, Then::Stay, rules, now),
+            (Launching { .. } | Online { .. }, Restart) => self.restart(rules, now),
+            (Launching { .. } | Online { .. }, Due(trigger)) => {
+                self.signal(Cause::Due(trigger), Then::Respawn, rules, now)
+            }
+            (Launching { .. } | Online { .. }, Drain(limit)) => self.drain(limit, now),
+            (Launching { .. } | Online { .. }, Unwell(_, ailment)) => self.ail(ailment, rules, now),
+            (Launching { .. } | Online { .. }, Quitting(_)) => self.quit(rules, now),
             // Not its fault: its supervisor died before it was let go.
             (Launching { .. } | Online { .. }, Exited(_, Exit::NeverStarted)) => self.spawn(rules, now),
-            (Launching { .. }, Exited(_, exit)) => self.died(exit, Trouble::QuickDeaths, rules, now),
-            (Online { since }, Exited(_, exit)) => self.ended(exit, since, rules, now),
-            (Stopping { kill_at, .. }, Stop) => self.enter(Stopping { kill_at, then: Then::Stay }),
-            (Stopping { kill_at, .. }, Start | Restart) => self.enter(Stopping { kill_at, then: Then::Respawn }),
+            (Launching { .. } | Online { .. }, Exited(_, exit)) => {
+                self.ended(exit, Cause::Ended, self.is_young(rules, now), rules, now)
+            }
+
+            (Draining { .. }, Stop) => self.signal(Cause::ByHand, Then::Stay, rules, now),
+            (Draining { .. }, Deadline) => self.signal(Cause::Retired, Then::Stay, rules, now),
+            (Draining { .. }, Start | Restart) => self.restart(rules, now),
+            (Draining { .. }, Exited(_, exit)) => self.gone(exit, Then::Stay, rules, now),
+            // It could not be made, so there is nothing to wait for.
+            (Draining { .. }, SpawnFailed(_)) => self.gone(Exit::NotExecuted, Then::Stay, rules, now),
+
+            (Stopping { kill_at, .. }, Stop) => self.turn(kill_at, Cause::ByHand, Then::Stay),
+            (Stopping { kill_at, .. }, Drain(_)) => self.turn(kill_at, Cause::Retired, Then::Stay),
+            (Stopping { kill_at, .. }, Start | Restart) => {
+                self.forgive();
+                self.turn(kill_at, Cause::ByHand, Then::Respawn)
+            }
             (Stopping { then, .. }, Deadline) => self.kill(then, rules, now),
             (Stopping { then, .. }, Exited(_, exit)) => self.gone(exit, then, rules, now),
-            // It could not be made, so there is nothing to wait for.
             (Stopping { then, .. }, SpawnFailed(_)) => self.gone(Exit::NotExecuted, then, rules, now),
-            (Online { .. }, Unwell(..) | Due(_)) => self.signal(Then::Respawn, rules, now),
-            (Launching { .. } | Online { .. }, Drain(limit)) => self.drain(limit, now),
-            (Draining { .. }, Stop | Deadline) => self.signal(Then::Stay, rules, now),
-            (Draining { .. }, Start | Restart) => self.signal(Then::Respawn, rules, now),
-            (Draining { .. }, Exited(_, exit)) => self.gone(exit, Then::Stay, rules, now),
-            (Draining { .. }, SpawnFailed(_)) => self.gone(Exit::NotExecuted, Then::Stay, rules, now),
+
+            (Launching { .. } | Draining { .. } | Stopping { .. }, Extended(_, more)) => self.extend(more, now),
+
             // Nothing to do. Spelled out, so that a new state or event has to be thought about here.
-            (Stopped, Stop)
+            (_, Queue)
+            | (Stopped | Errored, Drain(_) | Deadline)
             | (Stopped | Errored | WaitingRestart { .. }, Spawned(_) | SpawnFailed(_) | Ready(_) | Exited(..))
-            | (Stopped | Errored, Deadline)
+            | (Stopped | Errored | WaitingRestart { .. }, Unwell(..) | Extended(..) | Quitting(_))
             | (Launching { .. }, Start)
-            | (Online { .. }, Start | Spawned(_) | SpawnFailed(_) | Ready(_) | Deadline)
-            | (Stopping { .. } | Draining { .. }, Spawned(_) | Ready(_))
-            | (Stopped | Errored | WaitingRestart { .. } | Launching { .. }, Unwell(..) | Due(_))
-            | (Draining { .. } | Stopping { .. }, Unwell(..) | Due(_) | Drain(_))
-            | (Stopped | Errored | WaitingRestart { .. }, Drain(_))
-            | (_, Extended(..) | Quitting(_)) => None,
+            | (Online { .. }, Start | Spawned(_) | SpawnFailed(_) | Ready(_) | Deadline | Extended(..))
+            | (Stopping { .. } | Draining { .. }, Spawned(_) | Ready(_) | Unwell(..) | Due(_) | Quitting(_))
+            | (Draining { .. }, Drain(_)) => None,
         }
     }
+
+    // --- into a state ---
 
     fn enter(&mut self, state: State) -> Option<Action> {
         self.state = state;
         None
     }
 
-    fn start_by_hand(&mut self, rules: &Rules, now: Time) -> Option<Action> {
-        self.quick_deaths = 0;
-        self.trouble = Trouble::None;
-        if self.incarnation.0 > 0 {
-            self.restarts += 1;
-        }
-        self.spawn(rules, now)
+    fn rest(&mut self, cause: Cause) -> Option<Action> {
+        self.cause = cause;
+        self.enter(State::Stopped)
+    }
+
+    fn start(&mut self, cause: Cause, rules: &Rules, now: Time) -> Option<Action> {
+        self.forgive();
+        self.cause = cause;
+        if self.incarnation.0 == 0 { self.spawn(rules, now) } else { self.respawn(rules, now) }
+    }
+
+    /// One that ended or failed by itself gets another chance; one that was stopped, or was never started, stays so.
+    fn start_if_its_own(&mut self, trigger: Trigger, rules: &Rules, now: Time) -> Option<Action> {
+        let its_own = self.state != State::Stopped || self.cause.is_its_own();
+        if its_own && !self.queued { self.start(Cause::Due(trigger), rules, now) } else { None }
     }
 
     fn respawn(&mut self, rules: &Rules, now: Time) -> Option<Action> {
-        self.restarts += 1;
+        self.restarts = self.restarts.saturating_add(1);
         self.spawn(rules, now)
     }
 
     fn spawn(&mut self, rules: &Rules, now: Time) -> Option<Action> {
-        self.incarnation = Incarnation(self.incarnation.0 + 1);
+        self.incarnation = Incarnation(self.incarnation.0.wrapping_add(1));
+        // Whatever was asked for, this is it.
+        self.queued = false;
         let limit = if rules.wait_ready { rules.listen_timeout } else { SPAWN_LIMIT };
         self.state = State::Launching { ready_by: now + limit };
         Some(Action::Spawn(self.incarnation))
     }
 
+    // --- on the way out ---
+
+    fn restart(&mut self, rules: &Rules, now: Time) -> Option<Action> {
+        self.forgive();
+        self.signal(Cause::ByHand, Then::Respawn, rules, now)
+    }
+
     fn drain(&mut self, limit: Duration, now: Time) -> Option<Action> {
+        self.cause = Cause::Retired;
         self.state = State::Draining { until: now + limit };
         Some(Action::Drain(self.incarnation))
     }
 
-    fn signal(&mut self, then: Then, rules: &Rules, now: Time) -> Option<Action> {
-        self.state = State::Stopping { kill_at: now + rules.kill_timeout, then };
-        Some(Action::Signal(self.incarnation))
+    fn signal(&mut self, cause: Cause, then: Then, rules: &Rules, now: Time) -> Option<Action> {
+        self.turn(now + rules.kill_timeout, cause, then);
+        Some(match rules.shutdown_with_message {
+            true => Action::Ask(self.incarnation),
+            false => Action::Signal(self.incarnation),
+        })
+    }
+
+    /// Says anew what follows the end of a process that is on its way out.
+    fn turn(&mut self, kill_at: Time, cause: Cause, then: Then) -> Option<Action> {
+        self.cause = cause;
+        self.enter(State::Stopping { kill_at, then })
     }
 
     fn kill(&mut self, then: Then, rules: &Rules, now: Time) -> Option<Action> {
@@ -354,7 +279,37 @@ impl Instance {
         Some(Action::Kill(self.incarnation))
     }
 
-    /// A process that was told to stop has ended.
+    fn extend(&mut self, more: Duration, now: Time) -> Option<Action> {
+        let at_least = now + more.min(LONGEST_EXTENSION);
+        match &mut self.state {
+            State::Launching { ready_by: at }
+            | State::Draining { until: at }
+            | State::Stopping { kill_at: at, .. }
+            | State::WaitingRestart { until: at } => *at = at_least.max(*at),
+            State::Stopped | State::Online { .. } | State::Errored => {}
+        }
+        None
+    }
+
+    /// It does not do what a healthy one does: it is stopped, and that counts as a failure, except where it has grown
+    /// too large in the course of time, which whoever set the limit expects.
+    fn ail(&mut self, ailment: Ailment, rules: &Rules, now: Time) -> Option<Action> {
+        self.note_uptime(rules, now);
+        let expected = ailment == Ailment::Memory && !self.is_young(rules, now);
+        let then = if expected { Then::Respawn } else { Then::Retry };
+        self.signal(Cause::Ailing(ailment), then, rules, now)
+    }
+
+    /// It is ending by itself: it has the time of a stop for that, and then the rules for ends apply.
+    fn quit(&mut self, rules: &Rules, now: Time) -> Option<Action> {
+        let then = Then::Ends { young: self.is_young(rules, now) };
+        self.note_uptime(rules, now);
+        self.turn(now + rules.kill_timeout, Cause::Quit, then)
+    }
+
+    // --- gone ---
+
+    /// A process that was on its way out has ended.
     fn gone(&mut self, exit: Exit, then: Then, rules: &Rules, now: Time) -> Option<Action> {
         match then {
             Then::Stay => {
@@ -363,40 +318,64 @@ impl Instance {
             }
             Then::Respawn => {
                 self.last_exit = Some(exit);
-                self.start_by_hand(rules, now)
+                self.respawn(rules, now)
             }
-            Then::Retry => self.died(exit, Trouble::NotReady, rules, now),
+            Then::Retry => self.failed(exit, self.cause, rules, now),
+            Then::Ends { young } => self.ended(exit, Cause::Quit, young, rules, now),
         }
     }
 
-    /// A process that was online has ended by itself.
-    fn ended(&mut self, exit: Exit, since: Time, rules: &Rules, now: Time) -> Option<Action> {
-        if now.since(since) < rules.min_uptime {
-            return self.died(exit, Trouble::QuickDeaths, rules, now);
-        }
-        self.quick_deaths = 0;
-        self.trouble = Trouble::None;
+    /// A process has ended by itself.
+    fn ended(&mut self, exit: Exit, cause: Cause, young: bool, rules: &Rules, now: Time) -> Option<Action> {
+        self.note_uptime(rules, now);
         self.last_exit = Some(exit);
-        if !rules.autorestart {
-            return self.enter(State::Stopped);
+        if let Exit::Code(code) = exit
+            && rules.stop_exit_codes.contains(&code)
+        {
+            return self.rest(Cause::StopCode);
         }
-        self.retry_after(rules.restart_delay, rules, now)
+        let cause = match exit {
+            Exit::OutOfMemory => Cause::OutOfMemory,
+            _ if young => Cause::QuickDeath,
+            _ => cause,
+        };
+        if young {
+            return self.failed(exit, cause, rules, now);
+        }
+        if !rules.autorestart {
+            return self.rest(cause);
+        }
+        self.cause = cause;
+        let wait = match &rules.backoff {
+            Some(backoff) => self.next_wait(backoff),
+            None => rules.restart_delay,
+        };
+        self.retry_after(wait, rules, now)
     }
 
-    /// A process has ended before it had started well.
-    fn died(&mut self, exit: Exit, trouble: Trouble, rules: &Rules, now: Time) -> Option<Action> {
+    /// A process has failed: it ended before it had started well, or was ended because it was not well.
+    fn failed(&mut self, exit: Exit, cause: Cause, rules: &Rules, now: Time) -> Option<Action> {
         self.last_exit = Some(exit);
-        self.trouble = trouble;
-        if !rules.autorestart {
+        self.cause = cause;
+        let ended = matches!(cause, Cause::QuickDeath | Cause::OutOfMemory);
+        // What is ended by us for its health is not "ends by itself".
+        if !rules.autorestart && !matches!(cause, Cause::Ailing(_)) {
             // As in pm2: it ended, which is no error of ours; that it never ran or got ready is.
-            let ran = trouble == Trouble::QuickDeaths && exit != Exit::NotExecuted;
+            let ran = ended && exit != Exit::NotExecuted;
             return self.enter(if ran { State::Stopped } else { State::Errored });
         }
-        self.quick_deaths += 1;
-        if self.quick_deaths >= rules.max_restarts {
+        self.budget.spend(rules.restart_window, now);
+        if self.budget.total() >= rules.max_restarts {
             return self.enter(State::Errored);
         }
-        self.retry_after(rules.restart_delay.max(backoff(self.quick_deaths)), rules, now)
+        let wait = match &rules.backoff {
+            Some(backoff) => self.next_wait(backoff),
+            None => {
+                self.row = self.row.saturating_add(1);
+                rules.restart_delay.max(waits::after_failures(self.row))
+            }
+        };
+        self.retry_after(wait, rules, now)
     }
 
     fn retry_after(&mut self, wait: Duration, rules: &Rules, now: Time) -> Option<Action> {
@@ -405,13 +384,38 @@ impl Instance {
         }
         self.enter(State::WaitingRestart { until: now + wait })
     }
-}
 
-/// How long to wait after so many quick deaths in a row: nothing at first, then doubling up to [`LONGEST_BACKOFF`].
-fn backoff(quick_deaths: u32) -> Duration {
-    match quick_deaths.checked_sub(FREE_RETRIES + 1) {
-        None => Duration::ZERO,
-        Some(doublings) => FIRST_BACKOFF.saturating_mul(1 << doublings.min(16)).min(LONGEST_BACKOFF),
+    // --- what is remembered ---
+
+    /// Somebody looks after it: it begins anew.
+    fn forgive(&mut self) {
+        self.budget = Budget::default();
+        self.row = 0;
+    }
+
+    /// Whether it has not started well yet.
+    fn is_young(&self, rules: &Rules, now: Time) -> bool {
+        self.uptime(now) < rules.min_uptime || matches!(self.state, State::Launching { .. })
+    }
+
+    fn uptime(&self, now: Time) -> Duration {
+        match self.state {
+            State::Online { since } => now.since(since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// One that ran long enough waits as if it had never failed.
+    fn note_uptime(&mut self, rules: &Rules, now: Time) {
+        let enough = rules.backoff.map_or(rules.min_uptime, |backoff| backoff.reset);
+        if matches!(self.state, State::Online { .. }) && self.uptime(now) >= enough {
+            self.row = 0;
+        }
+    }
+
+    fn next_wait(&mut self, backoff: &crate::config::spec::Backoff) -> Duration {
+        self.row = self.row.saturating_add(1);
+        waits::growing(backoff, self.row, self.seed, self.incarnation)
     }
 }
 

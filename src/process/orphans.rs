@@ -165,8 +165,8 @@ mod tests {
             let (name, value) = mark.split_once('=').unwrap();
             command.env(name, value);
         }
-        // SAFETY: setsid is all that is called between fork and exec, and it is safe there.
         #[allow(unsafe_code)] // the only way to lead a session from the start
+        // SAFETY: setsid is all that is called between fork and exec, and it is safe there.
         unsafe {
             command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
         }

@@ -122,6 +122,7 @@ fn instance(id: u32, app: &str, herd: &str, index: u32, instances: u32) -> Insta
         created_at_ms: 1_789_000_000_000,
         last_exit: None,
         reason: None,
+        cause: None,
         cpu_percent: 6.5 * (id + 1) as f32,
         memory_bytes: u64::from(48 + 13 * id) << 20,
         script: format!("/srv/{app}/server.js").into(),

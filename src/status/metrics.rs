@@ -76,7 +76,7 @@ fn instances(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
     let cpu = |one: &InstanceView| f64::from(one.cpu_percent) / 100.0;
     out.gauges("instance_cpu_ratio", "CPU time per time; 1 is one core full.", None, gauge(cpu))?;
     let unstable = |one: &InstanceView| f64::from(one.unstable_restarts);
-    out.gauges("instance_unstable_restarts", "Deaths in a row before min_uptime.", None, gauge(unstable))?;
+    out.gauges("instance_unstable_restarts", "Failures that count against max_restarts.", None, gauge(unstable))?;
     let restarts = counter(|one| u64::from(one.restarts));
     out.counters("instance_restarts", "Restarts since it was started by hand.", restarts)
 }

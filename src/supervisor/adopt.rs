@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 use super::control::Request;
 use super::control_server::Desk;
 use super::core::{self, Core, Sources};
+use super::journal::Journal;
+use super::ordering::Turns;
 use super::registry::{App, Entry, Process, Registry, Release, Role};
 use super::rescue;
 use super::saved::{self, Here};
@@ -60,16 +62,19 @@ pub async fn adopt(
     let node = home.node()?;
     let store = Store::holding(keeper.sender(), &descriptors).context("there is no room for copies of the store")?;
     let is_first = !descriptors.contains_key(&Name::new(Kind::State, 0, 0));
-    let foreground = foreground && !serves;
-    let (state, contents, warning) = rescue::open::open(&mut descriptors, &store)?;
+    let (state, mut contents, warning) = rescue::open::open(&mut descriptors, &store)?;
+    // A keeper that took another's place does not know it any more: the state does.
+    contents.globals.serves |= serves;
+    let foreground = foreground && !contents.globals.serves;
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
 
+    let journal = open_journal(&mut descriptors, &store)?;
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (upgrades_in, upgrades) = mpsc::channel(1);
     let listener = control_socket(&mut descriptors, &home, &store)?;
     let control_file = file_identity(&home.control());
-    let desk = Desk { requests: requests_in, upgrades: upgrades_in };
+    let desk = Desk { requests: requests_in, upgrades: upgrades_in, journal: journal.reader() };
     let (connections, accepting) = (TaskTracker::new(), shutdown.child_token());
     tasks.spawn(control_server::serve(listener, desk.clone(), connections.clone(), accepting.clone(), shutdown.clone()));
 
@@ -126,6 +131,7 @@ pub async fn adopt(
         keeper,
         store,
         state,
+        journal,
         globals: contents.globals,
         registry: Registry::default(),
         wire,
@@ -142,6 +148,7 @@ pub async fn adopt(
         pending: Vec::new(),
         awaited: Vec::new(),
         applying: Vec::new(),
+        turns: Turns::default(),
         strays: VecDeque::new(),
         unsure: Vec::new(),
         run: None,
@@ -173,6 +180,10 @@ pub async fn adopt(
         tasks,
         shutdown,
     };
+    if epoch == 1 {
+        core.tell("keeper.started", None, None, format!("process {keeper_pid}"));
+    }
+    core.tell("supervisor.started", None, None, began_because(reason));
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;
@@ -193,12 +204,25 @@ pub async fn adopt(
     }
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
-    core.end_forgotten_groups(all_known);
     core.catch_up(exits).await;
-    core.read_saved(is_first).await;
+    if is_first {
+        core.follow_the_dead().await;
+    } else {
+        core.end_forgotten_groups(all_known);
+        core.read_what_waits();
+    }
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
     Ok(core)
+}
+
+fn began_because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::First => "it is the first of its keeper",
+        Reason::Crash => "its predecessor died",
+        Reason::Hang => "its predecessor hung and was killed",
+        Reason::Upgrade => "it takes over from another version",
+    }
 }
 
 /// Device and inode of what lies at a path.
@@ -229,6 +253,19 @@ fn cgroups(node: NodeId, keeper: u32) -> Option<Arc<Cgroups>> {
 pub(super) fn control_listener(socket: OwnedFd) -> std::io::Result<Listener> {
     // Made from a descriptor, so it knows no name that it could unlink when it is dropped.
     Ok(Listener::from(uds_local_socket::tokio::Listener::try_from(socket)?))
+}
+
+fn open_journal(descriptors: &mut BTreeMap<Name, OwnedFd>, store: &Store) -> anyhow::Result<Journal> {
+    let name = Name::new(Kind::Journal, 0, 0);
+    match descriptors.remove(&name).map(Journal::open) {
+        Some(Ok(journal)) => return Ok(journal),
+        // It is what one may look at, not what one runs by.
+        Some(Err(error)) => tracing::error!("the journal is begun anew: {error}"),
+        None => {}
+    }
+    let journal = Journal::create().context("the journal cannot be created")?;
+    store.keep(name, journal.as_fd());
+    Ok(journal)
 }
 
 fn control_socket(descriptors: &mut BTreeMap<Name, OwnedFd>, home: &Home, store: &Store) -> anyhow::Result<Listener> {
@@ -265,7 +302,6 @@ impl Core {
                 listeners: current.listeners,
                 others: Vec::new(),
                 newest: record.newest.max(record.revision),
-                base: record.base,
                 deployment,
             };
             for revision in others {
@@ -440,8 +476,11 @@ impl Core {
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
                 // The signal may not have been sent. Twice does no harm.
                 (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
-                    let signal = self.registry.spec_of(entry).rules.kill_signal;
-                    if let Err(error) = pidfd.signal_group(signal) {
+                    let rules = &self.registry.spec_of(entry).rules;
+                    let signal = rules.kill_signal;
+                    if rules.shutdown_with_message {
+                        self.wire.announce_shutdown(id, incarnation.0).await;
+                    } else if let Err(error) = pidfd.signal_group(signal) {
                         tracing::debug!("instance {id} cannot be signalled: {error}");
                     }
                 }
@@ -462,16 +501,22 @@ impl Core {
         self.settle().await;
     }
 
-    /// Instances that were to be started when the supervisor died, and have never run.
+    /// Instances that were to be started, restarted or deleted when the supervisor died, and whose turn had not come.
     async fn resume_starts(&mut self) {
-        let never_run = |entry: &&Entry| {
+        let left = |entry: &&Entry| {
             let autostart = self.registry.apps[&entry.app].spec.autostart;
-            autostart && !entry.doomed && entry.life == Instance::new()
+            entry.is_staying() && (entry.life.is_queued() || autostart && entry.life.is_untouched())
         };
-        let ids: Vec<u32> = self.registry.instances.values().filter(never_run).map(|entry| entry.id).collect();
-        for id in ids {
-            self.live(id, Life::Start).await;
-        }
+        let ids: Vec<u32> = self.registry.instances.values().filter(left).map(|entry| entry.id).collect();
+        self.queue_starts(&ids).await;
+        let runs_on = |entry: &&Entry| {
+            let state = entry.life.state();
+            let is_leaving = matches!(state, LifeState::Stopping { .. } | LifeState::Draining { .. });
+            entry.doomed && (entry.life.has_process() && !is_leaving || matches!(state, LifeState::WaitingRestart { .. }))
+        };
+        let ids: Vec<u32> = self.registry.instances.values().filter(runs_on).map(|entry| entry.id).collect();
+        self.queue_stops(&ids);
+        self.give_turns().await;
     }
 
     /// What a first supervisor does by itself: the home's own settings, and what `herdwire run` asked for.

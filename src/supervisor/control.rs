@@ -91,6 +91,11 @@ pub enum Request {
         /// `None`: from now on.
         after: Option<u64>,
     },
+    /// The last changes, of one instance where one is named, answered at once.
+    Journal {
+        instance: Option<u32>,
+        last: u32,
+    },
 }
 
 /// What deviates from the apps' `[app.reload]`.
@@ -141,6 +146,8 @@ pub enum Response {
         from: String,
         took_ms: u64,
     },
+    /// Changes, oldest first, in answer to `Journal`.
+    Journal(Vec<EventView>),
 }
 
 /// What an `Apply` does, app by app.

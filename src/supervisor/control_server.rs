@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{self, Failure, Request, Response};
+use super::journal::Reader;
 
 /// Connections served at once; the next ones wait in the socket's backlog.
 const CONNECTIONS: usize = 512;
@@ -24,6 +25,9 @@ const CONNECTIONS: usize = 512;
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// For the answer to be taken.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// For a change to be taken by one who watches; it may ask again from where it was.
+const WATCHER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A request with the place for its answer. `None` as an answer: the connection is held until the process ends.
 pub type Asked = (Request, oneshot::Sender<Response>);
@@ -34,6 +38,8 @@ pub struct Desk {
     pub requests: mpsc::Sender<Asked>,
     /// Programs to be replaced by, and who asks.
     pub upgrades: mpsc::Sender<(PathBuf, Asker)>,
+    /// What changes, for those who watch.
+    pub journal: Reader,
 }
 
 /// Whoever asked for an upgrade. Its answer outlives every task of this process.
@@ -96,7 +102,7 @@ pub async fn serve(
     }
 }
 
-async fn connection(mut stream: Stream, Desk { requests, upgrades }: Desk) {
+async fn connection(mut stream: Stream, Desk { requests, upgrades, journal }: Desk) {
     let request = match tokio::time::timeout(REQUEST_LIMIT, receive(&mut stream)).await {
         Ok(Ok(Some(request))) => request,
         Ok(Ok(None)) | Err(_) => return,
@@ -109,6 +115,9 @@ async fn connection(mut stream: Stream, Desk { requests, upgrades }: Desk) {
             let _ = upgrades.send((binary, Asker(own.into()))).await;
         }
         return;
+    }
+    if let Request::Events { after } = request {
+        return tell(&mut stream, journal, after).await;
     }
     let is_kill = request == Request::Kill;
     let (reply, response) = oneshot::channel();
@@ -128,6 +137,30 @@ async fn connection(mut stream: Stream, Desk { requests, upgrades }: Desk) {
     }
 }
 
+/// Tells what changes after a number, until the peer closes or takes nothing any more. Nothing is queued for it: it is as
+/// far as it is in the journal, and what it is too slow for is missing in its numbers.
+async fn tell(stream: &mut Stream, mut journal: Reader, after: Option<u64>) {
+    let mut next = journal.resume(after);
+    loop {
+        while next <= journal.latest() {
+            next = next.max(journal.resume(Some(0)));
+            if let Some(event) = journal.entry(next)
+                && !send(stream, &Response::Event(event), WATCHER_LIMIT).await
+            {
+                return;
+            }
+            next += 1;
+        }
+        let goes_on = tokio::select! {
+            goes_on = journal.written_after(next - 1) => goes_on,
+            () = gone(stream) => return,
+        };
+        if !goes_on {
+            return;
+        }
+    }
+}
+
 /// Ends when the peer has closed, or says more than its one request.
 async fn gone(stream: &mut Stream) {
     // Whatever comes, this connection is over.
@@ -141,6 +174,12 @@ async fn answer(stream: &mut Stream, response: &Response) {
     let Ok(frame) = frame else { return };
     // Whoever does not take its answer has gone or hangs; either way there is nobody to tell.
     let _ = tokio::time::timeout(ANSWER_LIMIT, stream.write_all(&frame)).await;
+}
+
+/// Sends one of several; false when the peer does not take it.
+async fn send(stream: &mut Stream, response: &Response, limit: Duration) -> bool {
+    let Ok(frame) = control::to_answer(response) else { return false };
+    matches!(tokio::time::timeout(limit, stream.write_all(&frame)).await, Ok(Ok(())))
 }
 
 /// One request; `None` when the peer closed without one.

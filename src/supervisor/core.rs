@@ -25,6 +25,8 @@ use super::control::{Failure, Response};
 use super::control_server::{Asked, Asker, Desk};
 use super::departure::Departure;
 use super::deploys::Awaited;
+use super::journal::Journal;
+use super::ordering::Turns;
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
 use super::requests::Pending;
@@ -107,6 +109,8 @@ pub struct Core {
     pub keeper: KeeperLink,
     pub store: Store,
     pub state: state::State,
+    /// What changed last, for those who watch.
+    pub journal: Journal,
     pub globals: Globals,
     pub registry: Registry,
     pub wire: Wire,
@@ -129,6 +133,8 @@ pub struct Core {
     /// Requests that wait for deployments.
     pub awaited: Vec<Awaited>,
     pub applying: Vec<Applying>,
+    /// Starts and stops whose turn has not come.
+    pub turns: Turns,
     pub strays: VecDeque<KeeperExit>,
     /// Adopted while launching: whether they were let go is not known yet.
     pub unsure: Vec<(u32, Incarnation)>,
@@ -242,6 +248,7 @@ impl Core {
             Event::Deadline => self.deadlines().await,
             Event::Beat => self.beat().await,
         }
+        self.give_turns().await;
         // Each of these waits longer than the one before, so they cannot go round for ever.
         while let Some((id, incarnation)) = self.stillborn.pop() {
             self.live(id, Life::SpawnFailed(incarnation)).await;
@@ -279,10 +286,12 @@ impl Core {
         }
         self.commit(id);
         self.health_moved(id, &before).await;
+        self.tell_life(id, &before, event);
         self.heed_crash(id, event, before.state());
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
             Some(Action::Drain(incarnation)) => self.drain(id, incarnation, spec.rules.kill_signal).await,
+            Some(Action::Ask(incarnation)) => self.wire.announce_shutdown(id, incarnation.0).await,
             Some(Action::Signal(incarnation)) => self.signal(id, incarnation, spec.rules.kill_signal).await,
             Some(Action::Kill(_)) => self.kill(id),
             None => {}
@@ -324,6 +333,7 @@ impl Core {
 
     pub fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
+        self.tell("supervisor.warning", None, None, &warning);
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
@@ -354,9 +364,8 @@ impl Core {
             tracing::info!("everything ends");
         }
         let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
-        for id in ids {
-            self.live(id, Life::Stop).await;
-        }
+        self.queue_stops(&ids);
+        self.give_turns().await;
     }
 
     /// The exit code, once there is nothing left to wait for.
@@ -384,6 +393,7 @@ impl Core {
             Some(Exit::Signal(_)) if self.globals.ending => 0,
             Some(Exit::Signal(signal)) => 128 + signal as u8,
             Some(Exit::NotExecuted) => 127,
+            Some(Exit::OutOfMemory) => 128 + libc::SIGKILL as u8,
             Some(Exit::NeverStarted | Exit::Unknown) => 1,
         };
         self.registry.instances.values().map(code).find(|code| *code != 0).unwrap_or(0)

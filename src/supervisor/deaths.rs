@@ -4,7 +4,7 @@ use super::core::Core;
 use super::registry::Process;
 use crate::keeper::client::{Exit as KeeperExit, ExitStatus};
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Incarnation};
+use crate::lifecycle::{Event as Life, Exit, Incarnation, State};
 use crate::process::{Group, Pidfd, Removal, sweep_descendants};
 use std::time::Duration;
 
@@ -167,8 +167,11 @@ impl Core {
                 exit => exit,
             };
         }
+        if exit == Exit::Signal(libc::SIGKILL) && self.ran_out_of_memory(id) {
+            exit = Exit::OutOfMemory;
+        }
         let label = self.registry.label(&self.registry.instances[&id]);
-        tracing::info!("{label} (incarnation {}) ended: {}", incarnation.0, describe(exit));
+        tracing::info!("{label} (incarnation {}) ended: {exit}", incarnation.0);
         self.end_leftovers(id);
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");
         entry.process = Process::None;
@@ -179,6 +182,13 @@ impl Core {
         // take the process for one that was never let go.
         self.store.forget(Name::new(Kind::Pidfd, id, incarnation.0));
         self.store.forget(Name::new(Kind::Link, id, incarnation.0));
+    }
+
+    /// Whether it was the kernel that killed it: its control group, which is as old as it is, counts such kills. One that we
+    /// were about to end is left out, since that was we.
+    fn ran_out_of_memory(&self, id: u32) -> bool {
+        let is_asked = matches!(self.registry.instances[&id].life.state(), State::Stopping { .. });
+        !is_asked && self.group(id).and_then(|group| group.oom_kills()).is_some_and(|kills| kills > 0)
     }
 
     pub(super) fn acknowledge(&self) {
@@ -203,16 +213,5 @@ pub(super) fn exit_of(status: ExitStatus) -> Exit {
         ExitStatus::Code(NEVER_STARTED) => Exit::NeverStarted,
         ExitStatus::Code(code) => Exit::Code(code),
         ExitStatus::Signal(signal) => Exit::Signal(signal),
-    }
-}
-
-/// An exit in words.
-pub(super) fn describe(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-        Exit::NeverStarted => "never started".to_owned(),
-        Exit::NotExecuted => "could not be executed".to_owned(),
-        Exit::Unknown => "nobody knows how".to_owned(),
     }
 }

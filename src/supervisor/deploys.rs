@@ -12,11 +12,10 @@ use tokio::sync::oneshot;
 use super::clock;
 use super::control::{Failure, ReloadOptions, Response, Selector};
 use super::core::Core;
-use super::deaths::describe;
 use super::registry::{Entry, Process, Role};
 use crate::config::spec::AppSpec;
 use crate::deployment::{Candidate, Condition, Deployment, Member, Phase, Policy, Release, Step, View};
-use crate::lifecycle::{Event as Life, Exit, State, Then, Time, Trouble};
+use crate::lifecycle::{Cause, Event as Life, Exit, State, Then, Time};
 
 /// What the CLI exits with when a reload was refused before anything was touched, and when it has failed.
 pub(super) const REFUSED: u8 = 2;
@@ -131,7 +130,7 @@ impl Core {
         self.commit_app(id);
         self.watch_triggers(id).await;
         self.reroute().await;
-        self.advance(id).await;
+        self.advance_deployment(id).await;
     }
 
     // --- step by step ---
@@ -146,12 +145,12 @@ impl Core {
         let candidates = self.registry.instances.values().filter(|entry| entry.role == Role::Candidate);
         let apps: BTreeSet<u32> = watched.map(|app| app.id).chain(candidates.map(|entry| entry.app)).collect();
         for app in apps {
-            self.advance(app).await;
+            self.advance_deployment(app).await;
         }
         self.forget_unneeded_releases();
     }
 
-    async fn advance(&mut self, id: u32) {
+    async fn advance_deployment(&mut self, id: u32) {
         // Each step changes something, so they end; a bound all the same, for a mistake must not stop the supervisor.
         for _ in 0..4096 {
             let view = self.deployment_view(id);
@@ -183,6 +182,15 @@ impl Core {
         }
         let name = self.registry.apps[&id].spec.name.clone();
         let why = self.why_failed(id, after).unwrap_or_default();
+        let (what, cause) = match after.phase() {
+            Phase::Canary => ("deployment.started", "the first new instance is tried"),
+            Phase::Waves => ("deployment.proven", "the first new instance is good, the others follow"),
+            Phase::TakingBack => ("deployment.taken-back", why.as_str()),
+            Phase::Probation { .. } => ("deployment.done", "all is replaced, crashes are watched for a while"),
+            Phase::Done => ("deployment.kept", "the new release stays"),
+            Phase::Failed => ("deployment.failed", why.as_str()),
+        };
+        self.tell(what, Some(&name), None, cause);
         match after.phase() {
             Phase::Canary => {}
             Phase::Waves => tracing::info!("app `{name}`: the first new instance is good, the others follow"),
@@ -317,12 +325,12 @@ impl Core {
     /// Why a candidate is no good, as a sentence that its name stands before.
     fn words_of_failure(&self, entry: &Entry) -> String {
         let timeout = self.registry.spec_of(entry).rules.listen_timeout;
-        let words = match (entry.life.state(), entry.life.trouble(), entry.life.last_exit()) {
-            (State::Stopping { then: Then::Retry, .. }, ..) | (_, Trouble::NotReady, _) => {
+        let words = match (entry.life.state(), entry.life.cause(), entry.life.last_exit()) {
+            (State::Stopping { then: Then::Retry, .. }, ..) | (_, Cause::NotReady, _) => {
                 format!("did not say that it is ready within {timeout:?}")
             }
             (State::Stopping { .. } | State::Draining { .. }, ..) => "did not stay well".to_owned(),
-            (_, _, Some(exit)) => format!("ended: {}", describe(exit)),
+            (_, _, Some(exit)) => format!("ended: {exit}"),
             (_, _, None) => "did not start".to_owned(),
         };
         entry.failure.iter().fold(words, |words, failure| format!("{words} ({failure})"))
@@ -343,7 +351,7 @@ impl Core {
         let ran = matches!(before, State::Online { .. } | State::Launching { .. });
         let words = match event {
             Life::Exited(_, Exit::NeverStarted) => return,
-            Life::Exited(_, exit) if !self.is_done(entry) => format!("ended: {}", describe(exit)),
+            Life::Exited(_, exit) if !self.is_done(entry) => format!("ended: {exit}"),
             Life::Unwell(..) => "did not stay well".to_owned(),
             _ => return,
         };
@@ -431,11 +439,6 @@ impl Core {
         let outdone: Vec<u32> = self.registry.instances.values().filter(twins).map(|entry| entry.id).collect();
         for id in outdone {
             self.hand_over(id).await;
-        }
-        let behind = |entry: &&Entry| entry.is_staying() && entry.revision < self.registry.app_of(entry).base;
-        let unfinished: Vec<u32> = self.registry.instances.values().filter(behind).map(|entry| entry.id).collect();
-        for id in unfinished {
-            self.live(id, Life::Restart).await;
         }
         self.advance_deployments().await;
     }

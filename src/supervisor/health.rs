@@ -1,7 +1,7 @@
 //! What instances show and what the clock and files say, turned into events of their lifecycles.
 //!
 //! The rooms `health` and `triggers` watch, each in a task of its own; this tells them what there is to watch, and hands
-//! what they find to the lifecycle. No rule stands here but one: whom a changed file restarts.
+//! what they find to the lifecycle. No rule stands here.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -219,6 +219,7 @@ impl Core {
                     entry.failure = Some(why.clone());
                     let label = self.registry.label(&self.registry.instances[&id]);
                     tracing::warn!("{label} (incarnation {}) is not well: {why}", incarnation.0);
+                    self.tell_of(id, "instance.unwell", &why);
                     self.live(id, Life::Unwell(incarnation, ailment)).await;
                 }
             }
@@ -234,16 +235,10 @@ impl Core {
             return tracing::info!("{}: {cause}, while it is reloaded: no restart", known.spec.name);
         }
         tracing::info!("{}: {cause}", known.spec.name);
+        self.tell("app.due", Some(&known.spec.name), None, cause);
         let ids: Vec<u32> = self.registry.staying(app).map(|entry| entry.id).collect();
         for id in ids {
-            let event = match (trigger, self.registry.instances[&id].life.state()) {
-                // Whoever changed a file wants to see what comes of it, also where the old file did not get that far.
-                (Trigger::File, State::Launching { .. } | State::WaitingRestart { .. } | State::Errored) => {
-                    Life::Restart
-                }
-                (Trigger::File | Trigger::Cron, _) => Life::Due(trigger),
-            };
-            self.live(id, event).await;
+            self.live(id, Life::Due(trigger)).await;
         }
     }
 

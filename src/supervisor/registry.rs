@@ -27,8 +27,6 @@ pub struct App {
     pub others: Vec<Release>,
     /// The last revision that was given out.
     pub newest: u32,
-    /// Instances of revisions before this one are still to be restarted.
-    pub base: u32,
     /// The last deployment, whether it is over or not.
     pub deployment: Option<Deployment>,
 }
@@ -198,7 +196,7 @@ impl App {
 
     pub fn record(&self) -> AppRecord {
         let deployment = self.deployment.as_ref().map_or([0; _], Deployment::to_record);
-        AppRecord { id: self.id, revision: self.revision, newest: self.newest, base: self.base, deployment }
+        AppRecord { id: self.id, revision: self.revision, newest: self.newest, deployment }
     }
 
     /// Whether a deployment is under way.

@@ -15,14 +15,13 @@ use super::applying::{self, Applying};
 use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
-use super::deaths::describe;
 use super::deploys::Awaited;
 use super::registry::{App, Entry, Process, Release, Role};
 use super::scaling::Resized;
 use crate::config::spec::{AppSpec, Settings};
 use crate::deployment::Deployment;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State, Then, Time, Trouble};
+use crate::lifecycle::{Cause, Event as Life, Exit, Instance, State, Then, Time};
 use crate::process::{listen, sealed};
 use crate::snapshot::InstanceView;
 
@@ -53,7 +52,7 @@ pub(super) enum Goal {
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
-        let looks = matches!(request, Request::Ping | Request::Snapshot { .. });
+        let looks = matches!(request, Request::Ping | Request::Snapshot { .. } | Request::Journal { .. });
         let ending = self.globals.ending && !looks && request != Request::Kill;
         let answer = match request {
             _ if self.freezing.is_some() && !looks => {
@@ -80,7 +79,11 @@ impl Core {
             }
             // Comes another way (`Event::Upgrade`): its answer outlives this loop.
             Request::Upgrade { .. } => Err(Failure::new("this is not the way to ask for an upgrade")),
-            Request::Events { .. } => Err(Failure::new("this supervisor cannot do that yet")),
+            // The control server answers it by itself.
+            Request::Events { .. } => Err(Failure::new("changes are told on a connection of their own")),
+            Request::Journal { instance, last } => {
+                Ok(Response::Journal(self.journal.reader().last(last as usize, instance)))
+            }
             Request::ReopenLogs { select } => self.reopen_logs(&select).await,
             Request::FlushLogs { select } => self.flush_logs(&select).await,
             Request::Kill => {
@@ -112,6 +115,7 @@ impl Core {
         origin: &Path,
     ) -> Result<Vec<(u32, Goal)>, Failure> {
         // Everything that can be refused is tried first, so that a refusal has changed nothing.
+        self.check_order(&apps)?;
         let mut bound = Vec::with_capacity(apps.len());
         for spec in &apps {
             bound.push(self.bind(spec)?);
@@ -128,6 +132,10 @@ impl Core {
                 }
             }
         }
+        let ids: Vec<u32> = goals.iter().map(|(id, _)| *id).collect();
+        let needed = self.needed_for(&ids);
+        self.queue_starts(&needed).await;
+        self.give_turns().await;
         // Also when a later app was refused: those before it run.
         self.reroute().await;
         refused.map_or(Ok(goals), Err)
@@ -156,19 +164,17 @@ impl Core {
     }
 
     pub(super) async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
+        let known = self.registry.app_named(&spec.name).map(|app| app.id);
+        if let Some(id) = known.filter(|_| spec.autostart) {
+            // Before the new spec is in force: should this supervisor die in between, its successor restarts the rest.
+            let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
+            self.queue_starts(&ids).await;
+        }
         let autostart = spec.autostart;
         let id = self.take_app(spec, listeners).await?;
-        if autostart && let Some(app) = self.registry.apps.get_mut(&id) {
-            // Should this supervisor die in between, its successor restarts the rest.
-            app.base = app.revision;
-            self.commit_app(id);
-        }
-        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
-        let mut goals = Vec::new();
-        for instance in ids.into_iter().filter(|_| autostart) {
-            goals.push((instance, self.goal_online(instance)));
-            self.live(instance, Life::Restart).await;
-        }
+        let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).filter(|_| autostart).collect();
+        let goals = ids.iter().map(|instance| (*instance, self.goal_online(*instance))).collect();
+        self.queue_starts(&ids).await;
         Ok(goals)
     }
 
@@ -196,12 +202,14 @@ impl Core {
         self.keep_release(id, &release)?;
         let Release { revision, spec, listeners } = release;
         let app =
-            App { id, revision, spec, listeners, others: Vec::new(), newest: revision, base: 0, deployment: None };
+            App { id, revision, spec, listeners, others: Vec::new(), newest: revision, deployment: None };
         if let Err(error) = self.state.commit_app(&app.record()) {
             self.forget_release(id, revision, app.listeners.len());
             return Err(Failure::new("no more apps can be kept").cause(error));
         }
+        let name = app.spec.name.clone();
         self.registry.apps.insert(id, app);
+        self.tell("app.added", Some(&name), None, format!("revision {revision}"));
         Ok(id)
     }
 
@@ -220,7 +228,9 @@ impl Core {
         let app = self.registry.apps.get_mut(&id).expect("whoever renews it has looked it up");
         app.put_in_force(release);
         app.deployment = deployment;
+        let name = app.spec.name.clone();
         self.commit_app(id);
+        self.tell("app.changed", Some(&name), None, format!("revision {revision}"));
         Ok(())
     }
 
@@ -288,7 +298,7 @@ impl Core {
                 number,
                 app,
                 index: self.registry.free_index(app),
-                life: Instance::new(),
+                life: Instance::with_seed(id),
                 process: Process::None,
                 created_at_ms: clock::wall_ms(),
                 started_at_ms: 0,
@@ -321,18 +331,29 @@ impl Core {
         if event == Life::Stop {
             goals.extend(self.stop_predecessors(&ids).await);
         }
-        for id in ids {
+        for id in ids.iter().copied() {
             let goal = match event {
                 Life::Stop => Goal::Stopped,
                 _ => self.goal_online(id),
             };
-            let is_online = matches!(self.registry.instances[&id].life.state(), State::Online { .. });
+            let life = &self.registry.instances[&id].life;
+            let is_online = matches!(life.state(), State::Online { .. });
             if event == Life::Start && is_online {
                 continue;
             }
-            self.live(id, event).await;
+            match event {
+                Life::Stop => self.queue_stops(&[id]),
+                // It is on its way already, or comes back once it is gone.
+                Life::Start if life.has_process() => self.live(id, event).await,
+                _ => self.queue_starts(&[id]).await,
+            }
             goals.push((id, goal));
         }
+        if event != Life::Stop {
+            let needed = self.needed_for(&ids);
+            self.queue_starts(&needed).await;
+        }
+        self.give_turns().await;
         self.await_goals(goals, reply);
     }
 
@@ -347,10 +368,11 @@ impl Core {
         let numbers: Vec<u32> = ids.iter().map(|id| self.registry.instances[id].number).collect();
         let mut deleted = self.snapshot(false).await.instances;
         deleted.retain(|instance| numbers.contains(&instance.id));
+        self.queue_stops(&ids);
         for id in ids {
-            self.live(id, Life::Stop).await;
             self.doom(id).await;
         }
+        self.give_turns().await;
         self.await_goals(goals, reply);
         if let Some(pending) = self.pending.last_mut() {
             pending.deleted = deleted;
@@ -396,6 +418,7 @@ impl Core {
             self.forget_release(id, other.revision, other.listeners.len());
         }
         app.unlink_sockets();
+        self.tell("app.deleted", Some(&app.spec.name), None, "its last instance is gone");
     }
 
     /// Stops those who had the numbers of these instances and have not finished yet.
@@ -441,11 +464,16 @@ impl Core {
     }
 
     pub(super) fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
-        let limit = goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| {
-            let rules = &self.registry.spec_of(entry).rules;
-            rules.kill_timeout * 2 + rules.listen_timeout
-        });
-        let until = Instant::now() + limit.max().unwrap_or_default() + PATIENCE;
+        let apps: BTreeSet<u32> =
+            goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| entry.app).collect();
+        let specs = || apps.iter().map(|app| &self.registry.apps[app].spec);
+        let limits = specs().map(|spec| spec.rules.kill_timeout * 2 + spec.rules.listen_timeout);
+        // Those that wait for one another may take their times one after the other.
+        let limit = match specs().any(|spec| !spec.depends_on.is_empty()) {
+            true => limits.sum(),
+            false => limits.max().unwrap_or_default(),
+        };
+        let until = Instant::now() + limit + PATIENCE;
         self.pending.push(Pending { goals, deleted: Vec::new(), added: Vec::new(), reply, until });
     }
 
@@ -548,6 +576,11 @@ impl Core {
 
     /// Why an instance that should come online has not, once that is known.
     fn failed(&self, entry: &Entry, before: u32) -> Option<Failure> {
+        if entry.life.is_queued() {
+            let because = self.waits_for(entry).filter(|_| self.waits_in_vain(entry))?;
+            let name = self.registry.label(entry);
+            return Some(Failure::new(format!("instance {name} is not started: {because}")));
+        }
         if entry.life.incarnation().0 <= before {
             // Nothing has begun and nothing will: somebody else has asked for the opposite.
             let name = self.registry.label(entry);
@@ -588,23 +621,17 @@ impl Core {
 
     fn words_of(&self, entry: &Entry) -> Failure {
         let name = self.registry.label(entry);
-        let why = match (entry.life.trouble(), entry.life.last_exit()) {
-            (Trouble::NotReady, _) => {
-                let timeout = self.registry.spec_of(entry).rules.listen_timeout;
-                format!("did not say that it is ready within {timeout:?}")
-            }
-            (_, Some(exit)) => format!("ended: {}", describe(exit)),
-            (_, None) => "did not start".to_owned(),
-        };
+        let rules = &self.registry.spec_of(entry).rules;
+        let why = entry.life.account(rules).unwrap_or_else(|| "it did not start".to_owned());
         let paths = self.log_paths(entry);
-        let failure = Failure::new(format!("instance {name} {why}"));
+        let failure = Failure::new(format!("instance {name} did not come online: {why}"));
         let failure = entry.failure.iter().fold(failure, |failure, cause| failure.cause(cause));
         failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display()))
     }
 
-    /// Whether it was to run once, has, and ended well: it may have been online for a moment only.
+    /// Whether it was to end by itself, has, and ended well: it may have been online for a moment only.
     pub(super) fn is_done(&self, entry: &Entry) -> bool {
-        let once = !self.registry.spec_of(entry).rules.autorestart;
+        let once = !self.registry.spec_of(entry).rules.autorestart || entry.life.cause() == Cause::StopCode;
         let well = entry.life.last_exit() == Some(Exit::Code(0));
         once && well && entry.life.state() == State::Stopped
     }

@@ -6,52 +6,72 @@
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::control::{Failure, Response};
 use super::core::Core;
 use super::requests::Goal;
 use super::saved::{Aftermath, Document, SavedApp, SavedInstance, files};
 use crate::config::spec::Rules;
-use crate::lifecycle::Event as Life;
 use crate::process::{self, Ended};
 
 /// How long the processes of a herd whose supervisor has died may take to end.
 const ORPHANS_LIMIT: Duration = Duration::from_secs(30);
+/// How long all of a control group may take to end.
+const GROUP_LIMIT: Duration = Duration::from_secs(5);
 /// Between two signs of life to the keeper meanwhile.
 const BEAT: Duration = Duration::from_secs(1);
 /// The highest number that is given again: far below where the counting ends.
 const MAX_NUMBER: u32 = 1 << 30;
 
 impl Core {
-    /// Reads what was written down, once, as a supervisor begins; `is_first`: it inherited nothing.
-    pub(super) async fn read_saved(&mut self, is_first: bool) {
-        if self.saving.is_off() {
-            return;
-        }
+    /// What a supervisor that inherits the state takes from disk: what waited is not in the state.
+    pub(super) fn read_what_waits(&mut self) {
         let Some(document) = self.find_saved() else { return };
-        if !is_first {
-            // What runs is known from the state; what waited is not.
-            if self.globals.ending {
-                return self.saving.go_on_ending(document);
-            }
-            self.saving.settings = document.settings;
-            self.saving.waiting = document.apps.into_iter().filter(|app| app.waiting).collect();
-            return;
+        if self.globals.ending {
+            return self.saving.go_on_ending(document);
         }
-        match document.aftermath(&self.saving.here) {
-            Aftermath::Waits => self.wait_for_resurrect(document),
-            Aftermath::Clear => {
-                self.end_orphans(&document).await;
-                self.wait_for_resurrect(document);
+        self.saving.settings = document.settings;
+        self.saving.waiting = document.apps.into_iter().filter(|app| app.waiting).collect();
+    }
+
+    /// What a supervisor that inherits nothing does about those before it: ends what is left of them, if they had no
+    /// end of their own, and brings back what they ran.
+    pub(super) async fn follow_the_dead(&mut self) {
+        let document = self.find_saved().unwrap_or_default();
+        let aftermath = document.aftermath(&self.saving.here);
+        let ended = match aftermath {
+            Aftermath::Waits => Ended::default(),
+            Aftermath::Clear | Aftermath::Restore => self.end_orphans(&document).await,
+        };
+        self.end_groups_of_before().await;
+        match aftermath {
+            Aftermath::Waits | Aftermath::Clear => {
+                self.saving.settings = document.settings;
+                self.saving.waiting = document.apps.into_iter().map(|app| SavedApp { waiting: true, ..app }).collect();
             }
-            Aftermath::Restore => {
-                let ended = self.end_orphans(&document).await;
-                self.restore(document, ended).await;
+            Aftermath::Restore => self.restore(document, ended).await,
+        }
+    }
+
+    /// Ends what is in control groups of an earlier herd, and waits for it: this one's groups have the same names.
+    async fn end_groups_of_before(&mut self) {
+        let Some(cgroups) = self.cgroups.clone() else { return };
+        let ending = tokio::task::spawn_blocking(move || {
+            let groups = cgroups.all().into_iter().map(|(id, incarnation)| cgroups.group(id, incarnation));
+            for group in groups.filter(|group| !group.end(GROUP_LIMIT)) {
+                tracing::warn!("{} holds processes that cannot be killed", group.path().display());
             }
+        });
+        if let Err(error) = self.without_missing_a_beat(ending).await {
+            tracing::error!("the groups of an earlier herd are not ended: {error}");
         }
     }
 
     fn find_saved(&mut self) -> Option<Document> {
+        if self.saving.is_off() {
+            return None;
+        }
         let found = files::read(&self.home.saved());
         for (path, why) in found.refused {
             let aside = match files::put_aside(&path) {
@@ -63,12 +83,7 @@ impl Core {
         found.document
     }
 
-    fn wait_for_resurrect(&mut self, document: Document) {
-        self.saving.settings = document.settings;
-        self.saving.waiting = document.apps.into_iter().map(|app| SavedApp { waiting: true, ..app }).collect();
-    }
-
-    /// Ends what is left of a herd whose keeper and supervisor have died, without missing a beat.
+    /// Ends what is left of a herd whose keeper and supervisor have died.
     async fn end_orphans(&mut self, document: &Document) -> Ended {
         let marks = vec![format!("HERDWIRE_HOME={}", document.home), format!("HERDWIRE_NODE={}", document.node)];
         let rules = |app: &SavedApp| (app.spec.name.clone(), (app.spec.rules.kill_signal, app.spec.rules.kill_timeout));
@@ -79,16 +94,19 @@ impl Core {
             let known = known.iter().find(|(app, _)| Some(app.as_bytes()) == name);
             known.map_or((default.kill_signal, default.kill_timeout), |(_, manners)| *manners)
         };
-        let mut search = tokio::task::spawn_blocking(move || process::end_orphans(&marks, ask, ORPHANS_LIMIT));
+        let search = tokio::task::spawn_blocking(move || process::end_orphans(&marks, ask, ORPHANS_LIMIT));
+        let ended = self.without_missing_a_beat(search).await;
+        ended.unwrap_or_else(|error| {
+            tracing::error!("the search for orphans has failed: {error}");
+            Ended::default()
+        })
+    }
+
+    /// Waits for what blocks, and tells the keeper meanwhile that we are well.
+    async fn without_missing_a_beat<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, JoinError> {
         loop {
             tokio::select! {
-                ended = &mut search => match ended {
-                    Ok(ended) => return ended,
-                    Err(error) => {
-                        tracing::error!("the search for orphans has failed: {error}");
-                        return Ended::default();
-                    }
-                },
+                done = &mut work => return done,
                 () = tokio::time::sleep(BEAT) => {
                     if let Err(error) = self.keeper.alive() {
                         tracing::warn!("the keeper does not hear us: {error}");
@@ -146,7 +164,8 @@ impl Core {
     async fn bring_back(&mut self, apps: Vec<SavedApp>) -> (Vec<(u32, Goal)>, Vec<String>) {
         let settings = std::mem::take(&mut self.saving.settings);
         let mut refused: Vec<String> = Vec::new();
-        if let Err(failure) = self.apply_kept(settings).await {
+        if let Err(failure) = self.apply_kept(settings.clone()).await {
+            self.saving.settings = settings;
             refused.push(sentence(failure));
         }
         self.reserve_numbers(&apps);
@@ -164,6 +183,7 @@ impl Core {
                 }
             }
         }
+        self.give_turns().await;
         self.reroute().await;
         (goals, refused)
     }
@@ -197,7 +217,7 @@ impl Core {
             // One more than were written down: it is as the app says.
             if instances.get(at).map_or(app.spec.autostart, |instance| instance.running) {
                 goals.push((id, self.goal_online(id)));
-                self.live(id, Life::Start).await;
+                self.queue_starts(&[id]).await;
             }
         }
         Ok(goals)

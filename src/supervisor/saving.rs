@@ -41,7 +41,7 @@ pub struct Saving {
     off: bool,
     /// Written down, not brought back yet.
     pub(super) waiting: Vec<SavedApp>,
-    /// The sections that were in force then.
+    /// The sections that were in force then, as far as they are not again.
     pub(super) settings: Kept,
     /// What the last document said, in short.
     noted: Option<u64>,
@@ -154,6 +154,7 @@ impl Core {
             return drop(reply.send(Response::Failed(failure)));
         }
         self.saving.waiting.clear();
+        self.saving.settings = Kept::default();
         self.saving.noted = Some(self.gist());
         self.saving.write(self.document(End::None));
         let written = self.saving.writer.when_written();
@@ -193,8 +194,7 @@ impl Core {
         let running = self.registry.apps.values().map(|app| self.saved_app(app));
         let is_new = |saved: &&SavedApp| self.registry.app_named(&saved.spec.name).is_none();
         let waiting = self.saving.waiting.iter().filter(is_new).cloned();
-        let kept = self.sections.kept();
-        let settings = if kept.is_empty() { self.saving.settings.clone() } else { kept.clone() };
+        let settings = self.sections.kept().or(&self.saving.settings);
         Document {
             herdwire: env!("CARGO_PKG_VERSION").to_owned(),
             written_at_ms: clock::wall_ms(),

@@ -62,8 +62,13 @@ struct StatusServer {
 }
 
 impl Kept {
-    pub fn is_empty(&self) -> bool {
-        *self == Kept::default()
+    /// These sections, and of the others those that are missing here.
+    pub fn or(&self, others: &Kept) -> Kept {
+        Kept {
+            redis: self.redis.clone().or_else(|| others.redis.clone()),
+            front: self.front.clone().or_else(|| others.front.clone()),
+            status: self.status.clone().or_else(|| others.status.clone()),
+        }
     }
 }
 

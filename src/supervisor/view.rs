@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::clock;
 use super::core::Core;
 use super::registry::{App, Entry, Role, listening};
-use crate::lifecycle::{Exit, State, Trouble};
+use crate::lifecycle::{Exit, Instance, State};
 use crate::relay::Topic;
 use crate::deployment::Phase;
 use crate::snapshot::{
@@ -96,15 +96,16 @@ impl Core {
             index: entry.index,
             instances: spec.instances,
             pid: entry.process.pid(),
-            status: status(entry.life.state()),
+            status: status(&entry.life),
             incarnation: entry.life.incarnation().0,
             restarts: entry.life.restarts(),
-            unstable_restarts: entry.life.quick_deaths(),
+            unstable_restarts: entry.life.failures(&spec.rules, now),
             started_at_ms: entry.started_at_ms,
             uptime_ms: uptime.as_millis() as u64,
             created_at_ms: entry.created_at_ms,
             last_exit: entry.life.last_exit().map(exit),
             reason: self.reason(entry),
+            cause: self.account(entry),
             cpu_percent: usage.map_or(0.0, |usage| usage.cpu_percent),
             memory_bytes: usage.map_or(0, |usage| usage.memory_bytes),
             script: spec.script.clone(),
@@ -151,19 +152,18 @@ impl Core {
         self.registry.apps.values().filter_map(view).collect()
     }
 
+    fn account(&self, entry: &Entry) -> Option<String> {
+        entry.life.account(&self.registry.spec_of(entry).rules)
+    }
+
+    /// Why it does not run though it should.
     fn reason(&self, entry: &Entry) -> Option<String> {
-        if entry.life.state() != State::Errored {
-            return None;
-        }
-        let deaths = entry.life.quick_deaths();
-        let times = if deaths > 1 { format!(" {deaths} times in a row") } else { String::new() };
-        let trouble = match entry.life.trouble() {
-            Trouble::None => return entry.failure.clone(),
-            Trouble::QuickDeaths => format!("it ended{times} before it had started well"),
-            Trouble::NotReady => format!("it did not say that it is ready{times}"),
-            Trouble::NoProcess => format!("no process could be made for it{times}"),
+        let because = match entry.life.state() {
+            _ if entry.life.is_queued() => return self.waits_for(entry),
+            State::Errored | State::WaitingRestart { .. } => self.account(entry)?,
+            _ => return None,
         };
-        Some(entry.failure.iter().fold(trouble, |trouble, failure| format!("{trouble}: {failure}")))
+        Some(entry.failure.iter().fold(because, |because, failure| format!("{because}: {failure}")))
     }
 
     /// Says of each channel whether it leaves the host or is shown to browsers.
@@ -180,8 +180,10 @@ impl Core {
     }
 }
 
-fn status(state: State) -> Status {
-    match state {
+fn status(life: &Instance) -> Status {
+    match life.state() {
+        // It is to be started and waits for others: of pm2's words the one that says so.
+        State::Stopped | State::Errored if life.is_queued() => Status::WaitingRestart,
         State::Stopped => Status::Stopped,
         State::Launching { .. } => Status::Launching,
         State::Online { .. } => Status::Online,
@@ -197,6 +199,7 @@ fn exit(exit: Exit) -> ExitView {
         Exit::Signal(signal) => ExitView::Signal(signal),
         Exit::NeverStarted | Exit::NotExecuted => ExitView::NeverStarted,
         Exit::Unknown => ExitView::Unknown,
+        Exit::OutOfMemory => ExitView::OutOfMemory,
     }
 }
 

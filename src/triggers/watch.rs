@@ -365,7 +365,7 @@ mod tests {
                 ignore: ignore.iter().map(|pattern| (*pattern).to_owned()).collect(),
                 settle: Duration::from_millis(60),
             };
-            Field { watch, home: self.folder.path().join("home"), logs: vec![self.root.join("out.log")] }
+            Field { watch, home: self.root.join("home"), logs: vec![self.root.join("out.log")] }
         }
 
         fn scene(&self, ignore: &[&str]) -> (Scene, Receiver<notify::Event>) {
@@ -446,7 +446,7 @@ mod tests {
         assert!(!scene.counts(&place.root.join("out.log")));
         assert!(!scene.counts(&place.root.join("out.log.1.gz")));
         assert!(scene.counts(&place.root.join("main.js")));
-        assert!(!scene.counts(&place.folder.path().join("home/logs/x")));
+        assert!(!scene.counts(&place.root.join("home/logs/x")));
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn an_instance_that_keeps_dying_young_is_given_up_with_the_reason() {
     let given_up = herdwire.await_instance("crasher", "was given up", |now| now.status == "errored");
     assert_eq!(given_up.own("last_exit")["Code"], 3);
     let reason = given_up.own("reason").as_str().unwrap();
-    assert!(reason.contains("4 times in a row"), "{reason}");
+    assert!(reason.contains("it failed 4 times within 10 min"), "{reason}");
     assert_eq!(herdwire.log("crasher-error.log"), "sorry\n".repeat(4));
     assert!(herdwire.ok(&["describe", "crasher"]).contains(reason));
 }
@@ -195,4 +195,47 @@ fn a_child_that_outlives_a_crashed_process_in_a_session_of_its_own_ends_with_it(
     herdwire.await_instance("forker", "ended", |now| now.status == "stopped");
     let child: u32 = herdwire.log("forker-out.log").trim().parse().unwrap();
     until("the child has ended", || !is_alive(child));
+}
+
+#[test]
+fn an_exit_code_that_is_to_stop_it_stops_it() {
+    let herdwire = Herdwire::new();
+    let app = |name: &str, code: u8| {
+        format!("[[app]]\nname = \"{name}\"\nscript = \"exit {code}\"\nstop_exit_codes = [0, 42]\n")
+    };
+    herdwire.write("well.toml", &app("well", 0));
+    herdwire.ok(&["start", "well.toml"]);
+    assert_eq!((herdwire.instance("well").status.as_str(), herdwire.instance("well").restarts), ("stopped", 0));
+    herdwire.write("herdwire.toml", &app("done", 42));
+    herdwire.run(&["start"]);
+    let done = herdwire.await_instance("done", "stopped", |now| now.status == "stopped");
+    assert_eq!((done.restarts, &done.own("last_exit")["Code"]), (0, &42.into()));
+    assert!(done.own("cause").as_str().unwrap().contains("stop_exit_codes"));
+}
+
+#[test]
+fn with_shutdown_with_message_no_signal_is_sent_and_whoever_does_not_listen_is_killed() {
+    let herdwire = Herdwire::new();
+    let script = "trap 'echo signalled' INT TERM; echo up; while :; do sleep 0.01; done";
+    let config = format!(
+        "[[app]]\nname = \"deaf\"\nscript = \"{script}\"\nshutdown_with_message = true\nkill_timeout = \"300ms\"\n"
+    );
+    herdwire.write("herdwire.toml", &config);
+    herdwire.ok(&["start"]);
+    herdwire.await_log("deaf-out.log", "up\n");
+    herdwire.ok(&["stop", "deaf"]);
+    assert_eq!(herdwire.instance("deaf").own("last_exit")["Signal"], 9);
+    assert_eq!(herdwire.log("deaf-out.log"), "up\n");
+}
+
+#[test]
+fn waits_that_grow_are_kept_across_a_death_of_the_supervisor() {
+    let herdwire = Herdwire::new();
+    let config = "[[app]]\nname = \"slow\"\nscript = \"exit 1\"\nexp_backoff_restart_delay = \"1h\"\nexp_backoff_max = \"2h\"\n";
+    herdwire.write("herdwire.toml", config);
+    herdwire.run(&["start"]);
+    let waiting = herdwire.await_instance("slow", "waited", |now| now.status == "waiting restart");
+    assert!(waiting.own("reason").as_str().unwrap().contains("exit code 1"));
+    herdwire.kill_supervisor();
+    assert_eq!(herdwire.instance("slow").own("reason"), waiting.own("reason"));
 }

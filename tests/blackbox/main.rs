@@ -27,6 +27,8 @@ mod bridge;
 mod browser;
 mod cli;
 mod config;
+mod depends;
+mod events;
 mod foreground;
 mod front;
 mod groups;

@@ -14,6 +14,13 @@ fn starts(herdwire: &Herdwire, app: &str) -> usize {
     fs::read_to_string(herdwire.work().join(format!("{app}.starts"))).unwrap_or_default().lines().count()
 }
 
+/// Waits for so many starts: an instance is online before its program has written its line.
+#[track_caller]
+fn await_starts(herdwire: &Herdwire, app: &str, count: usize) {
+    until("it has started so often", || starts(herdwire, app) >= count);
+    assert_eq!(starts(herdwire, app), count);
+}
+
 /// The document on disk.
 fn saved(herdwire: &Herdwire) -> Value {
     let text = fs::read_to_string(herdwire.home().join("saved")).unwrap_or_default();
@@ -50,16 +57,19 @@ fn what_ran_comes_back_after_an_end_and_what_was_stopped_stays_stopped() {
     herdwire.ok(&["start", "./run", "-n", "gone"]);
     herdwire.ok(&["start", "./run", "-n", "two", "-i", "2"]);
     herdwire.ok(&["start", "./run", "-n", "still"]);
+    await_starts(&herdwire, "still", 1);
     herdwire.ok(&["stop", "still"]);
     herdwire.ok(&["delete", "gone"]);
     let before = picture(&herdwire);
     assert_eq!(before.len(), 3);
+    await_starts(&herdwire, "two", 2);
     herdwire.ok(&["kill"]);
     assert_eq!(saved(&herdwire)["end"], "done");
 
     herdwire.ok(&["resurrect"]);
     assert_eq!(picture(&herdwire), before);
-    assert_eq!((starts(&herdwire, "two"), starts(&herdwire, "still")), (4, 1));
+    await_starts(&herdwire, "two", 4);
+    assert_eq!(starts(&herdwire, "still"), 1);
     assert!(herdwire.ok(&["resurrect"]).contains("everything that was saved is there already"));
     assert_eq!(starts(&herdwire, "two"), 4);
 }
@@ -82,6 +92,7 @@ fn what_waits_is_shown_and_not_lost_when_something_else_is_started() {
     let herdwire = Herdwire::new();
     herdwire.script("run", COUNTED);
     herdwire.ok(&["start", "./run", "-n", "a"]);
+    await_starts(&herdwire, "a", 1);
     herdwire.ok(&["kill"]);
     herdwire.ok(&["start", "./run", "-n", "b"]);
     assert!(herdwire.ok(&["list"]).contains("saved and not started: a;"));
@@ -119,17 +130,23 @@ fn after_both_have_died_the_next_start_brings_everything_back_once() {
         "deaf",
         "#!/bin/sh\necho x >> deaf.starts\ntrap '' INT\nsetsid sleep 1000 &\nwhile :; do sleep 0.05; done\n",
     );
-    let file = herdwire.write(
-        "herdwire.toml",
-        "[[app]]\nname = \"two\"\nscript = \"./run\"\ninstances = 2\n\
-         [[app]]\nname = \"deaf\"\nscript = \"./deaf\"\nkill_timeout = 100\nlisten = [\"unix:///HOME/deaf.sock\"]\n\
-         [[app]]\nname = \"still\"\nscript = \"./run\"\n\
-         [front]\nlisten = \"127.0.0.1:0\"\n",
-    );
-    let text = fs::read_to_string(&file).unwrap().replace("/HOME", &herdwire.work().display().to_string()[1..]);
-    fs::write(&file, text).unwrap();
+    let text = "[[app]]\nname = \"two\"\nscript = \"./run\"\ninstances = 2\n\
+                [[app]]\nname = \"deaf\"\nscript = \"./deaf\"\nkill_timeout = 100\nlisten = [\"unix://WORK/deaf.sock\"]\n\
+                [[app]]\nname = \"still\"\nscript = \"./run\"\n\
+                [front]\nlisten = \"127.0.0.1:0\"\n";
+    herdwire.write("herdwire.toml", &text.replace("WORK", &herdwire.work().display().to_string()));
     herdwire.ok(&["start", "herdwire.toml"]);
+    for (app, count) in [("two", 2), ("deaf", 1), ("still", 1)] {
+        await_starts(&herdwire, app, count);
+    }
     herdwire.ok(&["stop", "still"]);
+    let rests = || {
+        let document = saved(&herdwire);
+        let still =
+            document["apps"].as_array().into_iter().flatten().find(|app| app["spec"]["name"] == "still").cloned();
+        still.is_some_and(|still| still["instances"][0]["running"] == false)
+    };
+    until("it is saved", rests);
     let before = picture(&herdwire);
     let old: Vec<u32> = herdwire.processes_of("two").into_iter().chain(herdwire.processes_of("deaf")).collect();
     assert!(old.len() >= 4, "{old:?}");
@@ -141,7 +158,9 @@ fn after_both_have_died_the_next_start_brings_everything_back_once() {
     let mut now = picture(&herdwire);
     now.retain(|(name, ..)| name != "new");
     assert_eq!(now, before);
-    assert_eq!((starts(&herdwire, "two"), starts(&herdwire, "deaf"), starts(&herdwire, "still")), (4, 2, 1));
+    for (app, count) in [("two", 4), ("deaf", 2), ("still", 1)] {
+        await_starts(&herdwire, app, count);
+    }
     assert_eq!(herdwire.processes_of("two").len(), 2);
     assert!(!herdwire.snapshot()["front"].is_null(), "its settings are back");
     let list = herdwire.ok(&["list"]);

@@ -42,8 +42,8 @@ fn a_unit_is_written_once_and_another_is_left_alone() {
     fs::create_dir(&units).unwrap();
     let folder = units.display().to_string();
     let startup = |more: &[&str]| {
-        let all = ["startup", "--unit-dir", &folder, "--service-name", "herd"].iter().chain(more).copied();
-        herdwire.run(&all.collect::<Vec<_>>())
+        let always = ["startup", "--unit-dir", &folder, "--service-name", "herd"];
+        herdwire.run(&always.iter().chain(more).copied().collect::<Vec<_>>())
     };
     let unit = units.join("herd.service");
     let first = startup(&[]);

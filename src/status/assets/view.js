@@ -210,7 +210,7 @@ function instanceRow(history) {
 /** Why it is not well, in a sentence; else what it says of itself. */
 function trouble(one) {
   if (one.status === "errored") return sentence(one.reason ?? exit(one.last_exit));
-  if (one.status === "waiting restart") return sentence(exit(one.last_exit));
+  if (one.status === "waiting restart") return sentence(one.reason ?? exit(one.last_exit));
   return sentence(one.health?.probe ?? one.health?.status ?? "");
 }
 

@@ -24,6 +24,8 @@ pub struct Globals {
     pub settings_revision: u32,
     /// Everything is to end: a successor goes on with that instead of running the herd.
     pub ending: bool,
+    /// It serves until it is told to end, though its keeper is in the foreground: it is not `herdwire run`'s.
+    pub serves: bool,
 }
 
 /// One app. Its spec is a sealed memfd in the store, found by `id` and `revision`.
@@ -33,8 +35,6 @@ pub struct AppRecord {
     pub revision: u32,
     /// The last revision that was given out; at least `revision`.
     pub newest: u32,
-    /// Instances of revisions before this one are still to be restarted.
-    pub base: u32,
     /// Where its last deployment stands, opaque here; zeros for none.
     pub deployment: [u8; DEPLOYMENT_BYTES],
 }
@@ -48,7 +48,7 @@ impl AppRecord {
 
 impl Default for AppRecord {
     fn default() -> AppRecord {
-        AppRecord { id: 0, revision: 0, newest: 0, base: 0, deployment: [0; DEPLOYMENT_BYTES] }
+        AppRecord { id: 0, revision: 0, newest: 0, deployment: [0; DEPLOYMENT_BYTES] }
     }
 }
 
@@ -114,6 +114,7 @@ impl Fields for Globals {
             body.put(number.to_le_bytes());
         }
         body.put([u8::from(self.ending)]);
+        body.put([u8::from(self.serves)]);
     }
 
     fn read(body: &mut Reading<'_>) -> Globals {
@@ -123,13 +124,14 @@ impl Fields for Globals {
             next_instance: body.u32(),
             settings_revision: body.u32(),
             ending: body.take() != [0],
+            serves: body.take() != [0],
         }
     }
 }
 
 impl Fields for AppRecord {
     fn write(&self, body: &mut Body) {
-        for number in [self.id, self.revision, self.newest, self.base] {
+        for number in [self.id, self.revision, self.newest] {
             body.put(number.to_le_bytes());
         }
         body.put(self.deployment);
@@ -140,7 +142,6 @@ impl Fields for AppRecord {
             id: body.u32(),
             revision: body.u32(),
             newest: body.u32(),
-            base: body.u32(),
             deployment: body.take(),
         }
     }
