@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Color};
 use super::client::{Client, ClientError, LOOK_LIMIT};
 use super::error::CliError;
 use super::output::{self, Output};
+use super::reload;
 use crate::snapshot::{InstanceView, Snapshot, Status};
 use crate::supervisor::control::{Request, Response};
 
@@ -20,6 +21,11 @@ pub fn list(client: &Client, json: bool, out: &mut Output) -> Result<(), CliErro
     }
     let instances = snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.instances);
     table(instances.iter(), out)?;
+    for deployment in snapshot.iter().flat_map(|snapshot| &snapshot.deployments) {
+        if let Some(line) = reload::state(deployment) {
+            writeln!(out, "{line}")?;
+        }
+    }
     for (instance, reason) in instances.iter().filter_map(|one| Some((one, one.reason.as_ref()?))) {
         let (app, status) = (printable(&instance.app), instance.status.as_str());
         writeln!(out, "{app}:{} is {status}: {}", instance.id, printable(reason))?;

@@ -53,7 +53,7 @@ fn from_file(file: &Path) -> Result<(Vec<String>, Vec<AppSpec>), CliError> {
 /// Asks for something that deploys, shows how far it is, and says how it ended.
 pub fn follow(client: &Client, request: &Request, before: Option<&Snapshot>, out: &mut Output) -> Result<(), CliError> {
     let mut progress = Progress::new(before);
-    let answer = thread::scope(|scope| {
+    let answer = thread::scope(|scope| -> Result<_, CliError> {
         let (sender, receiver) = channel();
         scope.spawn(move || {
             // The other end waits until this has been said.
@@ -66,8 +66,7 @@ pub fn follow(client: &Client, request: &Request, before: Option<&Snapshot>, out
                 Err(RecvTimeoutError::Disconnected) => return Ok(Err(ClientError::WentAway)),
             }
         }
-    })
-    .map_err(|error: CliError| error)?;
+    })?;
     let answer = match answer {
         Err(ClientError::WentAway) => progress.outlast(client, out)?,
         answer => answer?,
@@ -86,6 +85,21 @@ pub fn follow(client: &Client, request: &Request, before: Option<&Snapshot>, out
         }
         _ => Err(CliError::OddAnswer),
     }
+}
+
+/// How far a deployment is, in a line for `list`; nothing of one that is over.
+pub fn state(deployment: &DeploymentView) -> Option<String> {
+    let app = list::printable(&deployment.app);
+    let DeploymentView { replaced, wanted, starting, draining, .. } = deployment;
+    let how = match deployment.phase {
+        DeploymentPhase::Replacing => "is being reloaded",
+        DeploymentPhase::TakingBack => "goes back to its old release",
+        DeploymentPhase::Probation | DeploymentPhase::Done | DeploymentPhase::Failed if *draining > 0 => {
+            return Some(format!("{app}: {draining} replaced and still finishing"));
+        }
+        DeploymentPhase::Probation | DeploymentPhase::Done | DeploymentPhase::Failed => return None,
+    };
+    Some(format!("{app} {how}: {replaced} of {wanted} there, {starting} starting, {draining} still finishing"))
 }
 
 /// What has been seen of deployments so far.
@@ -207,7 +221,8 @@ fn failed(failure: Failure, after: Option<&Snapshot>) -> CliError {
     let instances = after.into_iter().flat_map(|snapshot| &snapshot.instances);
     let instance = instances.into_iter().find(|instance| Some(instance.id) == number);
     let (FAILED, Some(instance)) = (failure.code, instance) else { return CliError::Refused(failure) };
-    let logs: Vec<LogTail> = [&instance.error_log, &instance.out_log].into_iter().filter_map(|path| last_lines(path)).collect();
+    let logs: Vec<LogTail> =
+        [&instance.error_log, &instance.out_log].into_iter().filter_map(|path| last_lines(path)).collect();
     let hint = failure.hint.unwrap_or_else(|| hint(instance, &logs));
     // What went to stderr says more; stdout only when there is nothing else.
     let logs = logs.into_iter().take(1).collect();
@@ -229,4 +244,72 @@ fn hint(instance: &InstanceView, logs: &[LogTail]) -> String {
             .to_owned();
     }
     format!("the old instances serve on; `herdwire logs {}` shows more", instance.app)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing;
+
+    fn deployment(phase: DeploymentPhase) -> DeploymentView {
+        DeploymentView {
+            app: "web".to_owned(),
+            phase,
+            revision: 2,
+            replaced: 1,
+            wanted: 2,
+            starting: 1,
+            draining: 1,
+            failed: None,
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn the_list_says_what_a_reload_hides() {
+        let line = state(&deployment(DeploymentPhase::Replacing)).unwrap();
+        assert_eq!(line, "web is being reloaded: 1 of 2 there, 1 starting, 1 still finishing");
+        assert_eq!(state(&deployment(DeploymentPhase::Done)).unwrap(), "web: 1 replaced and still finishing");
+        let over = DeploymentView { draining: 0, ..deployment(DeploymentPhase::Probation) };
+        assert_eq!(state(&over), None);
+    }
+
+    #[test]
+    fn progress_names_each_instance_once_and_the_way_back_with_its_reason() {
+        let before = testing::snapshot();
+        let mut progress = Progress::new(Some(&before));
+        let mut now = before.clone();
+        now.instances[0].pid = Some(5000);
+        now.deployments = vec![deployment(DeploymentPhase::Replacing)];
+        let (mut out, text) = testing::output();
+        progress.show(&now, &mut out).unwrap();
+        progress.show(&now, &mut out).unwrap();
+        let back = DeploymentView { reason: Some("web:1 ended".into()), ..deployment(DeploymentPhase::TakingBack) };
+        now.deployments = vec![back];
+        progress.show(&now, &mut out).unwrap();
+        let expected = "\
+web:0 is ready (pid 5000), the old one drains; 1 of 2
+web goes back to its old release: web:1 ended
+";
+        testing::assert_text(&text.take(), expected);
+    }
+
+    #[test]
+    fn a_deployment_of_before_is_not_taken_for_ours() {
+        let mut before = testing::snapshot();
+        before.deployments = vec![deployment(DeploymentPhase::Failed)];
+        let progress = Progress::new(Some(&before));
+        assert!(!progress.concerns("web", &before));
+        let mut after = before.clone();
+        after.deployments[0].revision = 3;
+        assert!(progress.concerns("web", &after));
+    }
+
+    #[test]
+    fn who_binds_its_port_itself_is_told_of_listen() {
+        let instance = &testing::snapshot().instances[0];
+        let log = |line: &str| vec![LogTail { path: "/l".into(), lines: vec![line.to_owned()] }];
+        assert!(hint(instance, &log("Error: listen EADDRINUSE: address already in use :::80")).contains("`listen = ["));
+        assert!(hint(instance, &log("no such table")).contains("herdwire logs web"));
+    }
 }
