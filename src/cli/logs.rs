@@ -61,7 +61,11 @@ pub fn logs(client: &Client, options: &LogsOptions, out: &mut Output) -> Result<
         sources.into_iter().map(|source| open(source, &wanted, &view, width)).collect::<Result<Vec<_>, _>>()?;
     if view.has_headers() && wanted.most.is_some_and(|most| most > 0) {
         let whose = if options.select.is_empty() { "all".to_owned() } else { options.select.join(", ") };
-        writeln!(out, "[TAILING] the last {} lines of [{whose}] (--lines changes that)", options.lines)?;
+        let lines = options.lines;
+        writeln!(
+            out,
+            "[TAILING] Tailing last {lines} lines for [{whose}] processes (change the value with --lines option)"
+        )?;
     }
     for reading in &mut readings {
         if view.has_headers() && wanted.most.is_some_and(|most| most > 0) {

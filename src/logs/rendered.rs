@@ -38,6 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Source<'s> {
     pub id: SpoolId,
     pub file: &'s File,
+    /// What is before that is no more, since it was rendered.
+    pub from: u64,
     /// How long it is.
     pub length: u64,
     /// When its bytes came.
@@ -106,7 +108,7 @@ impl Rendered {
     /// The file takes nothing, or the position cannot be committed: nothing of the batch at hand is in the file then.
     pub fn advance(&mut self, source: &Source<'_>, style: &mut Style) -> io::Result<()> {
         // A spool that was removed by somebody, or that belongs to another life, begins anew.
-        let mut at = self.done(source.id).min(source.length);
+        let mut at = self.done(source.id).max(source.from).min(source.length);
         if at == source.length {
             return Ok(());
         }

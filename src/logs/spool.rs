@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 
 use super::index::{Index, Times};
 use super::line::Style;
@@ -81,7 +83,8 @@ impl Spool {
         for log in logs.iter().filter(|log| lock(log).done(id) > length) {
             lock(log).forget(id)?;
         }
-        Ok(Spool { id, times: Times::of(&path), path, open, reading, index, length, hole: 0, logs, style, waits: None })
+        let (times, hole) = (Times::of(&path), first_data(&reading).min(length));
+        Ok(Spool { id, path, open, reading, index, times, length, hole, logs, style, waits: None })
     }
 
     /// Moves at most `most` bytes from the pipe into the spool, and renders what is whole.
@@ -146,7 +149,14 @@ impl Spool {
     }
 
     fn render(&mut self, ended: bool) -> io::Result<()> {
-        let source = Source { id: self.id, file: &self.reading, length: self.length, times: &self.times, ended };
+        let source = Source {
+            id: self.id,
+            file: &self.reading,
+            from: self.hole,
+            length: self.length,
+            times: &self.times,
+            ended,
+        };
         let mut result = Ok(());
         for log in &self.logs {
             // One that takes nothing does not hold the others up.
@@ -187,6 +197,17 @@ impl Spool {
                 tracing::debug!("the position of {} is not committed: {error}", lock(log).path().display());
             }
         }
+    }
+}
+
+/// Where what is left of a spool begins: a predecessor has cut its front out, whatever the positions say.
+fn first_data(spool: &File) -> u64 {
+    match lseek(spool, 0, Whence::SeekData) {
+        Ok(at) => u64::try_from(at).unwrap_or(0),
+        // Nothing but a hole.
+        Err(Errno::ENXIO) => u64::MAX,
+        // A file system without holes.
+        Err(_) => 0,
     }
 }
 

@@ -182,3 +182,29 @@ fn spools_of_streams_that_nobody_has_are_removed() {
     bench.pump.drain(key(1), SOON);
     assert_eq!(content(&bench.file("out.log")), "t: beginning and end\n");
 }
+
+#[test]
+fn positions_that_are_lost_cost_no_line_and_no_garbage() {
+    let bench = bench();
+    let (read, mut write) = pipe();
+    let path = bench.file("out.log");
+    let stored = read.try_clone().unwrap();
+    bench.render(key(1), read, &spec(LogFormat::Stamped("[t]".into())), &bench.paths());
+    for _ in 0..300 {
+        // More than a step of what is cut out of the spool's front.
+        write.write_all(&[[b'x'; 9_999].as_slice(), b"\n"].concat()).unwrap();
+        bench.pump.drain(key(1), SOON);
+    }
+    bench.pump.detach(key(1));
+    for file in fs::read_dir(bench.file(".raw")).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|ending| ending == "at") {
+            fs::write(file, "garbage").unwrap();
+        }
+    }
+    fs::remove_file(&path).unwrap();
+    bench.render(key(1), stored, &spec(LogFormat::Stamped("[t]".into())), &bench.paths());
+    write.write_all(b"last\n").unwrap();
+    until("it goes on", || content_ends(&path, "\nt: last\n"));
+    assert!(!fs::read(&path).unwrap().contains(&0), "the hole was rendered");
+    assert!(fs::metadata(&path).unwrap().len() < 2_000_000, "what was cut out is not rendered again");
+}
