@@ -3,7 +3,7 @@
 //! The keeper, the supervisor and the trampoline are this same program, named by the first argument. They must be told
 //! apart before a runtime, a thread or a signal disposition is touched, so nothing stands before the `match` below.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use herdwire::cli::{self, Foreground, Outcome};
@@ -37,12 +37,9 @@ fn role_keeper() -> ExitCode {
 /// The keeper in the foreground, for `herdwire run` and for units: keeps its stdio and hands the request to the supervisor.
 fn role_keeper_foreground(Foreground { home, request, serves }: Foreground) -> ExitCode {
     let stored = vec![(Name::new(Kind::Run, 0, 0), request)];
-    let mut options = KeeperOptions { foreground: true, stored, ..KeeperOptions::new(home.path().to_owned()) };
-    if serves {
-        let word = CString::new(herdwire::supervisor::SERVE).expect("it is a word without NUL");
-        options.supervisor.arguments.push(word);
-    }
-    keep(options)
+    // One that serves ends when it is told to, not with its apps.
+    let (foreground, attached) = (!serves, serves);
+    keep(KeeperOptions { foreground, attached, stored, ..KeeperOptions::new(home.path().to_owned()) })
 }
 
 fn keep(options: KeeperOptions) -> ExitCode {

@@ -646,6 +646,42 @@ fn a_service_manager_hears_of_ready_well_and_stopping_and_nobody_else_of_it() {
     assert_eq!(herd.exit_code(), 0);
 }
 
+#[test]
+fn whoever_takes_a_dead_keepers_place_speaks_for_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let herd = Herd::start(|options| {
+        options.attached = true;
+        // SAFETY: this process is a fork and has one thread.
+        unsafe { std::env::set_var("NOTIFY_SOCKET", &path) };
+    });
+    let mut supervisor = herd.supervisor();
+    let environment = std::fs::read_to_string(format!("/proc/{}/environ", supervisor.pid())).unwrap();
+    let left: Vec<&str> = environment.split('\0').filter(|entry| entry.contains("NOTIFY_SOCKET")).collect();
+    let under_our_name = format!("HERDWIRE_NOTIFY_SOCKET={}", path.display());
+    assert_eq!(left, [under_our_name]);
+    supervisor.tell("ready");
+    drop(herd);
+
+    let heir = Herd::start(|options| {
+        options.attached = true;
+        // SAFETY: this process is a fork and has one thread.
+        unsafe { std::env::set_var("HERDWIRE_NOTIFY_SOCKET", &path) };
+    });
+    let mut supervisor = heir.supervisor();
+    supervisor.tell("ready");
+    let expected = format!("READY=1\nMAINPID={}", heir.keeper_pid());
+    let mut text = [0; 64];
+    loop {
+        let length = manager.recv(&mut text).expect("the heir says nothing");
+        if text[..length] == *expected.as_bytes() {
+            break;
+        }
+    }
+}
+
 /// A keeper with a supervisor that serves.
 fn serving() -> (Herd, Supervised) {
     let herd = Herd::start(|_| {});

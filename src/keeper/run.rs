@@ -143,7 +143,7 @@ impl Keeper {
             restarts: Restarts::default(),
             hello: estate.hello,
             arguments: program.arguments,
-            environment: sys::environment(&service::ENVIRONMENT),
+            environment: [sys::environment(&service::ENVIRONMENT), service::for_an_heir()].concat(),
             programs,
             seats: [serving, None, None],
             due: now,

@@ -1,8 +1,9 @@
 //! A service manager above the keeper, by the protocol of `sd_notify`. Without one, nothing here does anything.
 //!
-//! The keeper is the unit's main process. It alone speaks: no supervisor and no instance inherits the socket's address.
+//! The keeper is the unit's main process. It alone speaks: no instance inherits the socket's address, and a supervisor only under
+//! a name of ours, for the day on which it takes a dead keeper's place.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -11,17 +12,37 @@ use std::time::{Duration, Instant};
 /// What a service manager tells its service by, which is meant for the keeper alone.
 pub(super) const ENVIRONMENT: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
+/// The first two of them, as a supervisor has them that may become the keeper.
+const FOR_AN_HEIR: [&str; 2] = ["HERDWIRE_NOTIFY_SOCKET", "HERDWIRE_WATCHDOG_USEC"];
+
+/// What is added to a supervisor's environment.
+pub(super) fn for_an_heir() -> Vec<CString> {
+    let named = FOR_AN_HEIR.iter().zip(ENVIRONMENT);
+    let value = |(ours, theirs): (&&str, &str)| {
+        let value = std::env::var_os(theirs)?;
+        CString::new([ours.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+    };
+    named.filter_map(value).collect()
+}
+
 /// The service manager.
 pub(super) struct Service {
     socket: Option<UnixDatagram>,
     /// How often it wants to hear that all is well, and when next.
     watchdog: Option<(Duration, Instant)>,
     ready: bool,
+    /// The unit's main process was another, which is dead.
+    is_heir: bool,
 }
 
 impl Service {
     pub fn from_environment() -> Service {
-        let [socket, interval, pid] = ENVIRONMENT.map(std::env::var_os);
+        let [mut socket, mut interval, mut pid] = ENVIRONMENT.map(std::env::var_os);
+        let is_heir = socket.is_none() && std::env::var_os(FOR_AN_HEIR[0]).is_some();
+        if is_heir {
+            [socket, interval] = FOR_AN_HEIR.map(std::env::var_os);
+            pid = None;
+        }
         let connect = |address: &OsStr| {
             let address = match address.as_bytes().strip_prefix(b"@") {
                 Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -39,13 +60,15 @@ impl Service {
             socket: socket.and_then(|address| connect(&address).ok()),
             watchdog: interval.map(|interval| (Duration::from_micros(interval / 2), Instant::now())),
             ready: false,
+            is_heir,
         }
     }
 
     /// A supervisor answers requests.
     pub fn ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
-            self.tell("READY=1");
+            let pid = std::process::id();
+            self.tell(&if self.is_heir { format!("READY=1\nMAINPID={pid}") } else { "READY=1".to_owned() });
         }
     }
 

@@ -50,22 +50,14 @@ use crate::wire::{self, Wire};
 const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
-pub async fn adopt(
-    keeper: KeeperLink,
-    inheritance: Inheritance,
-    reopen: OwnedFd,
-    serves: bool,
-) -> anyhow::Result<Core> {
+pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd) -> anyhow::Result<Core> {
     let Inheritance { epoch, keeper_pid, reason, foreground, mut descriptors, exits, store_limit, descriptor_limit } =
         inheritance;
     let home = Home::from_environment()?;
     let node = home.node()?;
     let store = Store::holding(keeper.sender(), &descriptors).context("there is no room for copies of the store")?;
     let is_first = !descriptors.contains_key(&Name::new(Kind::State, 0, 0));
-    let (state, mut contents, warning) = rescue::open::open(&mut descriptors, &store)?;
-    // A keeper that took another's place does not know it any more: the state does.
-    contents.globals.serves |= serves;
-    let foreground = foreground && !contents.globals.serves;
+    let (state, contents, warning) = rescue::open::open(&mut descriptors, &store)?;
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
 

@@ -53,10 +53,6 @@ use departure::Departure;
 /// How long the keeper may take to hand everything over.
 const INHERITANCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a keeper in the foreground tells its supervisor that is not `herdwire run`'s: it serves until it is told to end,
-/// with apps or without, and copies no output.
-pub const SERVE: &str = "--serve";
-
 /// How long a standby waits for its turn: the keeper ends it long before.
 const TURN_LIMIT: Duration = Duration::from_secs(15);
 
@@ -70,9 +66,7 @@ const UNUSABLE: u8 = 78;
 /// The role `__supervisor`: started by the keeper, with its socket at descriptor 3.
 pub fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
-    // The second word, if there is one: see `SERVE`.
-    let serves = std::env::args_os().nth(2).is_some_and(|word| word == SERVE);
-    match run(serves) {
+    match run() {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("the supervisor ends: {error:#}");
@@ -81,7 +75,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(serves: bool) -> anyhow::Result<ExitCode> {
+fn run() -> anyhow::Result<ExitCode> {
     let mut keeper = KeeperLink::adopt_inherited()?;
     let mut inheritance = keeper.inheritance(INHERITANCE_LIMIT)?;
     if inheritance.reason == Reason::Upgrade {
@@ -96,7 +90,7 @@ fn run(serves: bool) -> anyhow::Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("herdwire").enable_all().build()?;
     let departure = runtime.block_on(async move {
-        let core = adopt::adopt(keeper, inheritance, reopen, serves).await?;
+        let core = adopt::adopt(keeper, inheritance, reopen).await?;
         core.run().await
     });
     // No task runs after this. Threads that block (a splice into a dead disk) must not hold the exit up.

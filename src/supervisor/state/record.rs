@@ -24,8 +24,6 @@ pub struct Globals {
     pub settings_revision: u32,
     /// Everything is to end: a successor goes on with that instead of running the herd.
     pub ending: bool,
-    /// It serves until it is told to end, though its keeper is in the foreground: it is not `herdwire run`'s.
-    pub serves: bool,
 }
 
 /// One app. Its spec is a sealed memfd in the store, found by `id` and `revision`.
@@ -114,7 +112,6 @@ impl Fields for Globals {
             body.put(number.to_le_bytes());
         }
         body.put([u8::from(self.ending)]);
-        body.put([u8::from(self.serves)]);
     }
 
     fn read(body: &mut Reading<'_>) -> Globals {
@@ -124,7 +121,6 @@ impl Fields for Globals {
             next_instance: body.u32(),
             settings_revision: body.u32(),
             ending: body.take() != [0],
-            serves: body.take() != [0],
         }
     }
 }

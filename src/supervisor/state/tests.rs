@@ -3,7 +3,7 @@
 use super::*;
 
 fn globals() -> Globals {
-    Globals { exit_sequence: 1 << 50, next_app: 4, next_instance: 5, settings_revision: 7, ending: true, serves: true }
+    Globals { exit_sequence: 1 << 50, next_app: 4, next_instance: 5, settings_revision: 7, ending: true }
 }
 
 fn app(id: u32) -> AppRecord {
