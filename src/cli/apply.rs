@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::output::Output;
 use super::{list, reload, start};
 use crate::config::Resolved;
-use crate::supervisor::control::{Plan, PlanAction, PlanStep, Request, Response};
+use crate::supervisor::control::{Failure, Plan, PlanAction, PlanStep, Request, Response};
 
 /// Plans, says so, asks where something would be deleted, and does it.
 pub fn apply(client: &Client, arguments: &ApplyArguments, out: &mut Output) -> Result<(), CliError> {
@@ -25,7 +25,7 @@ pub fn apply(client: &Client, arguments: &ApplyArguments, out: &mut Output) -> R
         dry,
     };
     let before = list::fetch(client, false)?;
-    let plan = match &before {
+    let planned = match &before {
         Some(_) => plan(client, &request(true))?,
         // Nothing runs: everything is new.
         None => {
@@ -33,17 +33,20 @@ pub fn apply(client: &Client, arguments: &ApplyArguments, out: &mut Output) -> R
             Plan { steps: names.iter().map(add).collect() }
         }
     };
-    show(&plan, out)?;
+    show(&planned, out)?;
     if arguments.dry_run {
         return Ok(());
     }
-    let deletes = plan.steps.iter().filter(|step| step.what == PlanAction::Delete).count();
+    let deletes = planned.steps.iter().filter(|step| step.what == PlanAction::Delete).count();
     if deletes > 0 && !arguments.yes && !is_wanted(deletes, out)? {
         return Ok(writeln!(out, "nothing was changed")?);
     }
-    let changes = plan.steps.iter().any(|step| step.what != PlanAction::Keep);
+    let changes = planned.steps.iter().any(|step| step.what != PlanAction::Keep);
     match &before {
-        Some(_) => reload::follow(client, &request(false), before.as_ref(), out)?,
+        Some(_) => {
+            reload::follow(client, &request(false), before.as_ref(), out)?;
+            complete(&plan(client, &request(true))?)?;
+        }
         None => match client.ask_or_launch(&request(false), ACT_LIMIT)? {
             Response::Plan(_) => {}
             Response::Failed(failure) => return Err(CliError::Refused(failure)),
@@ -51,6 +54,17 @@ pub fn apply(client: &Client, arguments: &ApplyArguments, out: &mut Output) -> R
         },
     }
     Ok(writeln!(out, "{}", if changes { "done" } else { "nothing had to be changed" })?)
+}
+
+/// Parts other than reloads end with a supervisor that dies over them.
+fn complete(rest: &Plan) -> Result<(), CliError> {
+    match rest.steps.iter().find(|step| step.what != PlanAction::Keep) {
+        None => Ok(()),
+        Some(step) => Err(CliError::Refused(
+            Failure::new(format!("app `{}` is not as the file says yet", step.app))
+                .hint("the supervisor ended in the middle: the same command again does the rest"),
+        )),
+    }
 }
 
 fn plan(client: &Client, request: &Request) -> Result<Plan, CliError> {

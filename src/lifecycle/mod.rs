@@ -81,7 +81,7 @@ impl Instance {
 
     /// An instance that takes this one's place: it has not run, and its counters go on from this one's.
     pub fn successor(&self) -> Instance {
-        Instance { incarnation: self.incarnation, restarts: self.restarts, ..Instance::new() }
+        Instance { incarnation: self.incarnation, restarts: self.restarts, ..Instance::with_seed(self.seed) }
     }
 
     pub fn state(&self) -> State {

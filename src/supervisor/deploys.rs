@@ -15,7 +15,7 @@ use super::core::Core;
 use super::registry::{Entry, Process, Role};
 use crate::config::spec::AppSpec;
 use crate::deployment::{Candidate, Condition, Deployment, Member, Phase, Policy, Release, Step, View};
-use crate::lifecycle::{Cause, Event as Life, Exit, State, Then, Time};
+use crate::lifecycle::{Cause, Event as Life, Exit, Instance, State, Then, Time};
 
 /// What the CLI exits with when a reload was refused before anything was touched, and when it has failed.
 pub(super) const REFUSED: u8 = 2;
@@ -236,7 +236,7 @@ impl Core {
             number: member.map_or(id, |member| member.number),
             app,
             index: member.map_or_else(|| self.registry.free_index(app), |member| member.index),
-            life: member.map(|member| member.life.successor()).unwrap_or_default(),
+            life: member.map_or_else(|| Instance::with_seed(id), |member| member.life.successor()),
             process: Process::None,
             created_at_ms: member.map_or_else(clock::wall_ms, |member| member.created_at_ms),
             started_at_ms: 0,

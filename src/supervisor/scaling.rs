@@ -11,7 +11,7 @@ use super::control::{Failure, Response, ScaleTo};
 use super::core::Core;
 use crate::config::MAX_INSTANCES;
 use crate::config::spec::AppSpec;
-use crate::lifecycle::{Event as Life, Instance};
+use crate::lifecycle::Event as Life;
 
 impl Core {
     /// Makes an app have so many instances; answers once it has.
@@ -75,7 +75,6 @@ impl Core {
         let is_new = |id: &u32| !have.iter().any(|(_, known)| known == id);
         resized.added = self.registry.staying(app).map(|entry| entry.id).filter(is_new).collect();
         for id in &resized.added {
-            debug_assert_eq!(self.registry.instances[id].life, Instance::new());
             self.live(*id, Life::Start).await;
         }
         Ok(resized)

@@ -54,7 +54,7 @@ fn new_instances_that_do_not_get_ready_are_removed_again() {
     start(&herdwire, "[ $HERDWIRE_INDEX -lt 2 ] || exit 6; exec sleep 1000", 2);
     let before = herdwire.instances("app");
     let said = herdwire.refused(&["scale", "app", "3"]);
-    assert!(said.contains("app:2 ended: exit code 6"), "{said}");
+    assert!(said.contains("instance app:2 ") && said.contains("exit code 6"), "{said}");
     until("it is removed", || herdwire.instances("app").len() == 2);
     let after = herdwire.instances("app");
     assert!(after.iter().zip(&before).all(|(after, before)| after.pid == before.pid));
