@@ -387,7 +387,23 @@ mod tests {
 
     #[test]
     fn pm2s_names_of_verbs_work() {
-        for verb in ["list", "ls", "l", "ps", "status", "jlist", "kill", "ping", "logs", "log", "save", "dump", "resurrect", "startup", "unstartup"] {
+        for verb in [
+            "list",
+            "ls",
+            "l",
+            "ps",
+            "status",
+            "jlist",
+            "kill",
+            "ping",
+            "logs",
+            "log",
+            "save",
+            "dump",
+            "resurrect",
+            "startup",
+            "unstartup",
+        ] {
             assert!(Arguments::try_parse_from(["herdwire", verb]).is_ok(), "{verb}");
         }
         for verb in ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del"] {

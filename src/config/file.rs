@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::error::{At, ConfigError, Place, Problem};
 use super::bounds::BoundsFile;
+use super::error::{At, ConfigError, Place, Problem};
 use super::health::HealthFile;
 use super::output::OutputFile;
 use super::reload::ReloadFile;
@@ -230,7 +230,8 @@ impl AppFile {
             exp_backoff_reset: section.duration("exp_backoff_reset")?,
             stop_exit_codes: section.words("stop_exit_codes")?.unwrap_or_default(),
             shutdown_with_message: section.boolean("shutdown_with_message")?,
-            depends_on: section.named("depends_on", "a name, a list of names, or a table such as { db = \"ready\" }")?,
+            depends_on: section
+                .named("depends_on", "a name, a list of names, or a table such as { db = \"ready\" }")?,
             bounds: BoundsFile::read(&mut section)?,
             output: OutputFile::read(&mut section)?,
             health: HealthFile::read(&mut section)?,

@@ -90,7 +90,12 @@ impl Identity {
             {
                 let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
                 let _ = unistd::chown(by_descriptor.as_str(), self.uid, self.gid);
-                let _ = stat::fchmodat(fcntl::AT_FDCWD, by_descriptor.as_str(), Mode::from_bits_truncate(mode), FollowSymlink);
+                let _ = stat::fchmodat(
+                    fcntl::AT_FDCWD,
+                    by_descriptor.as_str(),
+                    Mode::from_bits_truncate(mode),
+                    FollowSymlink,
+                );
             }
         }
     }

@@ -68,7 +68,13 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     let control_file = file_identity(&home.control());
     let desk = Desk { requests: requests_in, upgrades: upgrades_in, journal: journal.reader() };
     let (connections, accepting) = (TaskTracker::new(), shutdown.child_token());
-    tasks.spawn(control_server::serve(listener, desk.clone(), connections.clone(), accepting.clone(), shutdown.clone()));
+    tasks.spawn(control_server::serve(
+        listener,
+        desk.clone(),
+        connections.clone(),
+        accepting.clone(),
+        shutdown.clone(),
+    ));
 
     let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
     let (notices_in, notices) = mpsc::channel(QUEUE);
@@ -102,11 +108,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     let random = getrandom::u64().map_err(|error| anyhow::anyhow!("the system gives no random numbers: {error}"))?;
     let (writer, writing) = saved::writer::Writer::new(home.saved(), shutdown.clone());
     tasks.spawn(writing);
-    let here = Here {
-        boot: saving::boot_id(),
-        home: home.path().display().to_string(),
-        node: node.to_string(),
-    };
+    let here = Here { boot: saving::boot_id(), home: home.path().display().to_string(), node: node.to_string() };
     let keeper_socket = Watched::new(keeper.as_fd().try_clone_to_owned()?)?;
     let mut core = Core {
         home,
@@ -353,9 +355,7 @@ impl Core {
                 pidfd.pid().or(recorded.filter(|_| matches))
             });
             let process = match (pidfd, pid) {
-                (Some(pidfd), Some(pid)) => {
-                    Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go }
-                }
+                (Some(pidfd), Some(pid)) => Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go },
                 // Reaped, and the keeper's word of it, if it comes, names a number that we do not know.
                 (Some(pidfd), None) => {
                     reaped.push((record.id, life.incarnation(), pidfd));
@@ -504,7 +504,8 @@ impl Core {
         let runs_on = |entry: &&Entry| {
             let state = entry.life.state();
             let is_leaving = matches!(state, LifeState::Stopping { .. } | LifeState::Draining { .. });
-            entry.doomed && (entry.life.has_process() && !is_leaving || matches!(state, LifeState::WaitingRestart { .. }))
+            entry.doomed
+                && (entry.life.has_process() && !is_leaving || matches!(state, LifeState::WaitingRestart { .. }))
         };
         let ids: Vec<u32> = self.registry.instances.values().filter(runs_on).map(|entry| entry.id).collect();
         self.queue_stops(&ids);

@@ -163,7 +163,11 @@ impl Core {
         Ok(sockets)
     }
 
-    pub(super) async fn start_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<Vec<(u32, Goal)>, Failure> {
+    pub(super) async fn start_app(
+        &mut self,
+        spec: AppSpec,
+        listeners: Vec<OwnedFd>,
+    ) -> Result<Vec<(u32, Goal)>, Failure> {
         let known = self.registry.app_named(&spec.name).map(|app| app.id);
         if let Some(id) = known.filter(|_| spec.autostart) {
             // Before the new spec is in force: should this supervisor die in between, its successor restarts the rest.
@@ -201,8 +205,7 @@ impl Core {
         let release = Release { revision: 1, spec: Arc::new(spec), listeners };
         self.keep_release(id, &release)?;
         let Release { revision, spec, listeners } = release;
-        let app =
-            App { id, revision, spec, listeners, others: Vec::new(), newest: revision, deployment: None };
+        let app = App { id, revision, spec, listeners, others: Vec::new(), newest: revision, deployment: None };
         if let Err(error) = self.state.commit_app(&app.record()) {
             self.forget_release(id, revision, app.listeners.len());
             return Err(Failure::new("no more apps can be kept").cause(error));

@@ -189,6 +189,5 @@ impl Document {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

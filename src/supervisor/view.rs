@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::clock;
 use super::core::Core;
 use super::registry::{App, Entry, Role, listening};
+use crate::deployment::Phase;
 use crate::lifecycle::{Exit, Instance, State};
 use crate::relay::Topic;
-use crate::deployment::Phase;
 use crate::snapshot::{
     BridgeState, DeploymentPhase, DeploymentView, ExitView, HerdView, HostView, InstanceView, Snapshot, Status,
     SupervisorView,

@@ -231,7 +231,8 @@ fn with_shutdown_with_message_no_signal_is_sent_and_whoever_does_not_listen_is_k
 #[test]
 fn waits_that_grow_are_kept_across_a_death_of_the_supervisor() {
     let herdwire = Herdwire::new();
-    let config = "[[app]]\nname = \"slow\"\nscript = \"exit 1\"\nexp_backoff_restart_delay = \"1h\"\nexp_backoff_max = \"2h\"\n";
+    let config =
+        "[[app]]\nname = \"slow\"\nscript = \"exit 1\"\nexp_backoff_restart_delay = \"1h\"\nexp_backoff_max = \"2h\"\n";
     herdwire.write("herdwire.toml", config);
     herdwire.run(&["start"]);
     let waiting = herdwire.await_instance("slow", "waited", |now| now.status == "waiting restart");

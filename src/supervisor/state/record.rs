@@ -134,12 +134,7 @@ impl Fields for AppRecord {
     }
 
     fn read(body: &mut Reading<'_>) -> AppRecord {
-        AppRecord {
-            id: body.u32(),
-            revision: body.u32(),
-            newest: body.u32(),
-            deployment: body.take(),
-        }
+        AppRecord { id: body.u32(), revision: body.u32(), newest: body.u32(), deployment: body.take() }
     }
 }
 
