@@ -7,13 +7,14 @@
 //! The queue is bounded; when it is full, the log stays plain until it is put aside the next time.
 #![allow(unsafe_code)] // One system call, for the thread's own priority.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Compressor {
     logs: SyncSender<PathBuf>,
+    left: Arc<Mutex<Left>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,12 +49,12 @@ impl Compressor {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("log gzip".to_owned()).spawn(move || run(&asked, &stopped))?;
-        Ok(Compressor { logs, stop, thread: Some(thread) })
+        Ok(Compressor { logs, left: Arc::default(), stop, thread: Some(thread) })
     }
 
     /// Where logs are asked for.
     pub fn asking(&self) -> Asking {
-        Asking(Some(self.logs.clone()))
+        Asking { queue: Some(self.logs.clone()), left: Arc::clone(&self.left) }
     }
 }
 
@@ -73,16 +75,33 @@ impl Drop for Compressor {
     }
 }
 
+/// By folder, the logs of which a predecessor has left something plain; each folder is looked through once, since
+/// thousands of logs may lie in one.
+type Left = HashMap<PathBuf, HashSet<PathBuf>>;
+
 /// An end of the queue.
 #[derive(Debug, Clone, Default)]
-pub struct Asking(Option<SyncSender<PathBuf>>);
+pub struct Asking {
+    queue: Option<SyncSender<PathBuf>>,
+    left: Arc<Mutex<Left>>,
+}
 
 impl Asking {
     /// Has everything compressed that was put aside of a log. Never waits.
     pub fn compress(&self, log: &Path) {
-        if let Some(queue) = &self.0 {
+        if let Some(queue) = &self.queue {
             // Full: the next time.
             let _ = queue.try_send(log.to_owned());
+        }
+    }
+
+    /// The same for a log that is opened for the first time, if a predecessor has died with this half done.
+    pub fn mend(&self, log: &Path) {
+        let (Some(_), Some(folder)) = (&self.queue, log.parent()) else { return };
+        let mut folders = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = folders.entry(folder.to_owned()).or_insert_with(|| rotate::plain_asides_in(folder));
+        if left.remove(log) {
+            self.compress(log);
         }
     }
 }

@@ -206,8 +206,8 @@ impl Rendered {
                 return Ok(());
             }
             self.index.start_anew();
-        } else if self.rotation.compress && !rotate::asides(&self.path).is_empty() {
-            self.compressor.compress(&self.path);
+        } else if self.rotation.compress {
+            self.compressor.mend(&self.path);
         }
         let open = Open::at(&self.path)?;
         self.born_ms = None;

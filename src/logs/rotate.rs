@@ -7,6 +7,7 @@
 //!
 //! Owns the names. Does not compress (`compress`) and does not open the next file (`target`).
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,18 +56,33 @@ pub fn asides(log: &Path) -> Vec<Aside> {
         .filter_map(|entry| {
             let name = entry.file_name();
             let rest = name.to_str()?.strip_prefix(&prefix)?;
-            let (number, compressed) = match rest.strip_suffix(".gz") {
-                Some(number) => (number, true),
+            let (digits, compressed) = match rest.strip_suffix(".gz") {
+                Some(digits) => (digits, true),
                 None => (rest, false),
             };
-            let is_number = number.len() >= DIGITS && number.bytes().all(|byte| byte.is_ascii_digit());
-            let number = number.parse().ok().filter(|_| is_number)?;
-            Some(Aside { number, path: entry.path(), compressed })
+            Some(Aside { number: number(digits)?, path: entry.path(), compressed })
         })
         .collect();
     found.sort_by_key(|aside| (aside.number, !aside.compressed));
     found.dedup_by_key(|aside| aside.number);
     found
+}
+
+/// The logs in a folder of which something was put aside that is not compressed. One look through the folder.
+pub fn plain_asides_in(folder: &Path) -> HashSet<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let log = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let (log, digits) = name.to_str()?.rsplit_once('.')?;
+        number(digits).map(|_| folder.join(log))
+    };
+    entries.filter_map(log).collect()
+}
+
+/// The number at the end of the name of what was put aside.
+fn number(digits: &str) -> Option<u64> {
+    let is_number = digits.len() >= DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number)
 }
 
 /// Puts a log aside and removes what is too much. The log is gone from its place afterwards.

@@ -150,9 +150,8 @@ impl Target {
         open.carry = carry;
         self.born_ms = None;
         if is_first {
-            if self.rotation.compress && open.is_file() && !rotate::asides(&self.path).is_empty() {
-                // A predecessor may have died with this half done.
-                self.compressor.compress(&self.path);
+            if self.rotation.compress && open.is_file() {
+                self.compressor.mend(&self.path);
             }
         } else {
             self.index.start_anew();
