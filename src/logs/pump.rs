@@ -128,6 +128,8 @@ struct Table {
     streams: HashMap<u64, Arc<Mutex<Stream>>>,
     tokens: HashMap<StreamKey, u64>,
     targets: HashMap<PathBuf, Weak<Mutex<Target>>>,
+    /// So many targets are looked through for those that nobody uses any more.
+    tidy_at: usize,
     rendered: HashMap<PathBuf, Weak<Mutex<Rendered>>>,
 }
 
@@ -634,7 +636,11 @@ impl Table {
             lock(&target).set_rotation(rotation);
             return target;
         }
-        self.targets.retain(|_, target| target.strong_count() > 0);
+        if self.targets.len() >= self.tidy_at {
+            self.targets.retain(|_, target| target.strong_count() > 0);
+            // Each look pays for as many that came since.
+            self.tidy_at = (self.targets.len() * 2).max(64);
+        }
         let target = Arc::new(Mutex::new(Target::new(path.to_owned(), rotation, compressor.clone())));
         self.targets.insert(path.to_owned(), Arc::downgrade(&target));
         target
