@@ -6,7 +6,7 @@
 //!
 //! Arguments: `VERSION` is what it answers, with its process id. Then, in any order: `wire` says hello and `ready()`;
 //! `late` says hello and never that it is ready; `broken` ends at once with 3; `brittle` ends with 4 as soon as the file
-//! `brittle` is in its folder; `deaf` ignores SIGINT.
+//! `brittle` is in its folder; `deaf` ignores SIGINT; `silent` closes connections at the end without having said so.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -30,6 +30,7 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Shared {
     draining: AtomicBool,
+    silent: bool,
     connections: AtomicUsize,
 }
 
@@ -44,7 +45,7 @@ fn main() -> io::Result<()> {
     mask.add(Signal::SIGINT);
     mask.thread_block()?;
     let interrupted = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared { silent: has("silent"), ..Shared::default() });
     if has("wire") || has("late") {
         join(has("wire"), Arc::clone(&shared));
     }
@@ -112,7 +113,7 @@ fn serve(mut connection: TcpStream, answer: &str, shared: &Shared) -> io::Result
         }
         let asked = request.windows(17).any(|part| part.eq_ignore_ascii_case(b"connection: close"));
         let last = asked || shared.draining.load(SeqCst);
-        let close = if last { "Connection: close\r\n" } else { "" };
+        let close = if asked || last && !shared.silent { "Connection: close\r\n" } else { "" };
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{close}\r\n{answer}", answer.len());
         connection.write_all(response.as_bytes())?;
         if last {

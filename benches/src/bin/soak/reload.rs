@@ -193,18 +193,14 @@ fn address(stand: &Stand) -> anyhow::Result<String> {
 }
 
 fn config(options: &Options, manner: Manner, release: Release, stand: &Stand) -> anyhow::Result<String> {
-    let server = place::built("examples/server")?;
-    let (script, args, listen_timeout) = match release {
-        Release::Good => (server.display().to_string(), "[]", "10s"),
-        Release::ThrowsAtStart => {
-            ("/bin/sh".to_owned(), r#"["-c", "echo 'Error: cannot find module' >&2; exit 1"]"#, "10s")
-        }
-        Release::NeverReady => ("/bin/sleep".to_owned(), r#"["infinity"]"#, "1s"),
+    let mut args = match release {
+        Release::Good => vec!["2", "wire"],
+        Release::ThrowsAtStart => vec!["3", "broken"],
+        Release::NeverReady => vec!["4", "late"],
     };
-    let manner = match manner {
-        Manner::Announces => "announce",
-        Manner::Closes => "close",
-    };
+    if manner == Manner::Closes {
+        args.push("silent");
+    }
     Ok(format!(
         r#"
 [status]
@@ -213,16 +209,16 @@ listen = "127.0.0.1:0"
 [[app]]
 name = "web"
 script = {script:?}
-args = {args}
+args = {args:?}
 interpreter = "none"
 cwd = {work:?}
 instances = {instances}
 listen = ["tcp://127.0.0.1:0"]
-env = {{ SERVER_DRAIN = "{manner}" }}
 wait_ready = true
-listen_timeout = "{listen_timeout}"
+listen_timeout = "2s"
 reload = {{ min_ready = "200ms", drain_timeout = "5s" }}
 "#,
+        script = place::built("examples/http")?,
         work = stand.work(),
         instances = options.instances,
     ))
