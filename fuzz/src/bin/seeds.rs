@@ -85,13 +85,14 @@ fn control_socket(folder: &Path) {
 fn state(folder: &Path) {
     let mut state = State::create().expect("a memfd can be made");
     let begin = |state: &State| {
-        let mut bytes = vec![0; 16 * 1024];
-        memory(state).read_exact_at(&mut bytes, 0).expect("a state is longer than that");
+        let file = memory(state);
+        let mut bytes = vec![0; file.metadata().expect("it is a file").len() as usize];
+        file.read_exact_at(&mut bytes, 0).expect("it is as long as it says");
         bytes
     };
     seed(folder, "empty", &begin(&state));
     state.commit_globals(&Globals::default()).expect("there is memory");
-    state.commit_app(&AppRecord { id: 1, revision: 2 }).expect("there is memory");
+    state.commit_app(&AppRecord::new(1, 2)).expect("there is memory");
     for id in 0..3 {
         let instance = InstanceRecord { id, app: 1, index: id, pid: 100 + id, ..InstanceRecord::default() };
         state.commit_instance(&instance).expect("there is memory");
