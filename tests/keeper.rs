@@ -635,7 +635,7 @@ fn a_service_manager_hears_of_ready_well_and_stopping_and_nobody_else_of_it() {
         }
         assert!(all[..all.len() - 1].iter().all(|other| other == "WATCHDOG=1"), "{all:?}");
     };
-    until("READY=1");
+    until(&format!("READY=1\nMAINPID={}", herd.keeper_pid()));
     herd.kill(supervisor.pid(), Signal::SIGKILL);
     let mut next = herd.supervisor();
     next.tell("ready");

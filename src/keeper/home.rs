@@ -105,7 +105,7 @@ pub(super) fn settle(options: &mut KeeperOptions) -> Result<Option<(Home, Estate
     if detached {
         home.detach().map_err(at_home)?;
     }
-    sys::set_home(home.path());
+    sys::set_variable("HERDWIRE_HOME", Some(home.path().as_os_str()));
     chdir(home.path()).map_err(|errno| system(errno.into()))?;
     // The pid is for people and nobody decides by it, so that failing to write it is no reason to stop.
     let _ = home.lock.set_len(0).and_then(|()| writeln!(&home.lock, "{}", std::process::id()));
