@@ -256,7 +256,7 @@ fn a_supervisor_that_cannot_start_is_tried_on_and_the_keeper_still_ends_when_ask
 
 #[test]
 fn a_full_store_refuses_by_name_and_keeps_what_it_has() {
-    let herd = Herd::start_with_descriptors(164);
+    let herd = Herd::start_with_descriptors(264);
     let mut supervisor = herd.supervisor();
     assert_eq!(supervisor.told("store_limit"), "90");
     supervisor.tell("ready");
@@ -270,7 +270,7 @@ fn a_full_store_refuses_by_name_and_keeps_what_it_has() {
 
 #[test]
 fn a_supervisor_that_does_not_hear_its_refusals_cannot_store_on_and_hears_them_all_later() {
-    let herd = Herd::start_with_descriptors(164);
+    let herd = Herd::start_with_descriptors(264);
     let mut supervisor = herd.supervisor();
     supervisor.tell("ready");
     let stored: u32 = supervisor.tell("store-unheard 5000").parse().unwrap();
@@ -635,7 +635,7 @@ fn a_service_manager_hears_of_ready_well_and_stopping_and_nobody_else_of_it() {
         }
         assert!(all[..all.len() - 1].iter().all(|other| other == "WATCHDOG=1"), "{all:?}");
     };
-    until("READY=1");
+    until(&format!("READY=1\nMAINPID={}", herd.keeper_pid()));
     herd.kill(supervisor.pid(), Signal::SIGKILL);
     let mut next = herd.supervisor();
     next.tell("ready");

@@ -42,7 +42,7 @@ impl Will {
     pub fn execute(self, program: impl AsFd) -> io::Error {
         let number = CString::new(self.text.as_raw_fd().to_string()).unwrap_or_default();
         let arguments = [c"herdwire".into(), c"__keeper".into(), number];
-        let error = sys::execute(program.as_fd(), &arguments, &sys::environment(&[]));
+        let error = sys::execute(program.as_fd(), &arguments, &sys::environment());
         sys::close_at_exec();
         error
     }
@@ -73,17 +73,19 @@ impl Estate {
         text.rewind()?;
         text.read_to_end(&mut bytes)?;
         let (first, mut rest) = protocol::split_off(&bytes).ok_or(io::ErrorKind::InvalidData)?;
-        let Some(Legacy::Keeper(hello)) = Legacy::parse(first) else { return Err(io::ErrorKind::InvalidData.into()) };
-        let mut estate = Estate::of(Hello { protocol: PROTOCOL_VERSION, keeper_pid: std::process::id(), ..hello });
+        let Some(Legacy::Keeper(old, last_exit)) = Legacy::parse(first) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let hello = Hello { protocol: PROTOCOL_VERSION, keeper_pid: std::process::id(), ..old };
+        let mut estate = Estate { last_exit, ..Estate::of(hello) };
         while let Some((record, behind)) = protocol::split_off(rest) {
             match Legacy::parse(record) {
-                Some(Legacy::LastExit(sequence)) => estate.last_exit = sequence,
                 Some(Legacy::Exit(exit)) => estate.exits.push(exit),
                 Some(Legacy::Stored(name, descriptor)) => estate.stored.push((name, own(descriptor)?)),
                 Some(Legacy::Program(descriptor)) => estate.programs.push(own(descriptor)?),
                 Some(Legacy::Supervisor(pid, socket, ready)) => estate.supervisor = Some((pid, own(socket)?, ready)),
                 // Of a later release.
-                Some(Legacy::Keeper(_)) | None => {}
+                Some(Legacy::Keeper(..)) | None => {}
             }
             rest = behind;
         }

@@ -39,7 +39,7 @@ pub fn become_keeper(heirloom: Heirloom) -> io::Error {
         // Before the exec: the new program could not do it soon enough.
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None)?;
         let mut will = Will::new()?;
-        will.say(Legacy::Keeper(Hello {
+        let hello = Hello {
             protocol: PROTOCOL_VERSION,
             reason: Reason::Crash,
             foreground: heirloom.foreground,
@@ -47,8 +47,8 @@ pub fn become_keeper(heirloom: Heirloom) -> io::Error {
             epoch: heirloom.epoch,
             descriptor_limit: heirloom.descriptor_limit,
             store_limit: heirloom.store_limit,
-        }))?;
-        will.say(Legacy::LastExit(heirloom.last_exit))?;
+        };
+        will.say(Legacy::Keeper(hello, heirloom.last_exit))?;
         for (name, descriptor) in &heirloom.descriptors {
             let descriptor = will.leave(descriptor)?;
             will.say(Legacy::Stored(name.to_bytes(), descriptor))?;

@@ -22,7 +22,7 @@ use super::{KeeperOptions, SetupError, sys};
 /// The most descriptors that a store is made for, whatever the user may open.
 const STORE_LIMIT: u64 = 16_384;
 
-/// Descriptors that the keeper needs for itself, and for what is on its way to it.
+/// Descriptors that keeper and supervisor need each for themselves, and for what is on its way.
 const OWN_DESCRIPTORS: u64 = 64;
 
 /// The home folder, held open and locked.
@@ -105,7 +105,7 @@ pub(super) fn settle(options: &mut KeeperOptions) -> Result<Option<(Home, Estate
     if detached {
         home.detach().map_err(at_home)?;
     }
-    sys::set_home(home.path());
+    sys::set_variable("HERDWIRE_HOME", Some(home.path().as_os_str()));
     chdir(home.path()).map_err(|errno| system(errno.into()))?;
     // The pid is for people and nobody decides by it, so that failing to write it is no reason to stop.
     let _ = home.lock.set_len(0).and_then(|()| writeln!(&home.lock, "{}", std::process::id()));
@@ -127,7 +127,8 @@ pub(super) fn settle(options: &mut KeeperOptions) -> Result<Option<(Home, Estate
 fn raise_descriptor_limit(foreground: bool) -> io::Result<Hello> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let capacity = hard.saturating_sub(OWN_DESCRIPTORS).min(STORE_LIMIT);
+    // A supervisor may open as many, and has two of each: one that it works with, and one to become the keeper with.
+    let capacity = (hard.saturating_sub(OWN_DESCRIPTORS) / 2).min(STORE_LIMIT);
     Ok(Hello {
         protocol: PROTOCOL_VERSION,
         reason: Reason::First,

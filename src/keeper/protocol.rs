@@ -159,10 +159,8 @@ messages! {
 messages! {
     /// What one keeper leaves to the next (`keeper::heir`). Descriptors are numbers, open in both.
     Legacy {
-        /// How the keeper was: its epoch is that of the last supervisor.
-        64 = Keeper(hello: Hello),
-        /// The number that the last exit had.
-        65 = LastExit(sequence: u64),
+        /// The first one. How the keeper was (its epoch is that of the last supervisor), and the number that the last exit had.
+        64 = Keeper(hello: Hello, last_exit: u64),
         /// An exit that nobody has acknowledged.
         66 = Exit(exit: Exit),
         /// A descriptor of the store.
@@ -290,7 +288,7 @@ macro_rules! numbers {
         }
     )*};
 }
-numbers!(u8 u16 u32 u64 i32);
+numbers!(u8 u16 u32 u64 u128 i32);
 
 /// What is told as one of the numbers.
 macro_rules! as_number {
@@ -308,6 +306,7 @@ macro_rules! as_number {
     )*};
 }
 as_number! {
+    RawName, u128, u128::from_le_bytes, u128::to_le_bytes;
     ExitStatus, i32, ExitStatus::to_wait, ExitStatus::of_wait;
     Option<ExitStatus>, i32, |status| status.map_or(-1, ExitStatus::to_wait),
         |number| (number >= 0).then(|| ExitStatus::of_wait(number));
@@ -326,15 +325,6 @@ as_number! {
         2 => UpgradeStage::Freeze,
         _ => UpgradeStage::Takeover,
     };
-}
-
-impl Field<'_> for RawName {
-    fn put(&self, record: &mut Record) {
-        record.append(self);
-    }
-    fn take(body: &mut Body<'_>) -> Option<RawName> {
-        take_bytes(body)
-    }
 }
 
 impl<'a> Field<'a> for &'a [RawName] {
@@ -470,8 +460,7 @@ mod tests {
     #[test]
     fn what_is_left_to_a_later_keeper_is_read_record_by_record() {
         let legacies = [
-            Legacy::Keeper(hello()),
-            Legacy::LastExit(u64::MAX),
+            Legacy::Keeper(hello(), u64::MAX),
             Legacy::Exit(exit()),
             Legacy::Stored([9; 16], 12),
             Legacy::Program(5),

@@ -1,6 +1,7 @@
 //! When a dead supervisor is replaced, when a silent one is taken for dead, and how long an upgrade may take. Pure: the
 //! time is handed in.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::protocol::UpgradeStage;
@@ -30,23 +31,27 @@ const OF_ONE_PROGRAM: usize = 3;
 /// How soon a supervisor is replaced, and by which program.
 #[derive(Debug, Default)]
 pub(super) struct Restarts {
-    after_ready: Budget<AFTER_READY>,
-    before_ready: Budget<BEFORE_READY>,
-    of_this_program: Budget<{ OF_ONE_PROGRAM - 1 }>,
+    after_ready: VecDeque<Instant>,
+    before_ready: VecDeque<Instant>,
+    of_this_program: VecDeque<Instant>,
 }
 
 impl Restarts {
     /// A supervisor died; how long its successor has to wait.
     pub fn pause(&mut self, was_ready: bool, now: Instant) -> Duration {
-        if was_ready { self.after_ready.spend(now) } else { self.before_ready.spend(now) }
+        let too_many = match was_ready {
+            true => are_too_many(&mut self.after_ready, AFTER_READY, now),
+            false => are_too_many(&mut self.before_ready, BEFORE_READY, now),
+        };
+        if too_many { PAUSE } else { Duration::ZERO }
     }
 
     /// A supervisor died before it was ready; whether its program has failed often enough to try the other one, for
     /// which the count begins anew.
     pub fn gives_program_up(&mut self, now: Instant) -> bool {
-        let given_up = self.of_this_program.spend(now) > Duration::ZERO;
+        let given_up = are_too_many(&mut self.of_this_program, OF_ONE_PROGRAM - 1, now);
         if given_up {
-            self.of_this_program = Budget::default();
+            self.of_this_program.clear();
         }
         given_up
     }
@@ -62,28 +67,11 @@ pub(super) fn limit(stage: UpgradeStage) -> Duration {
     }
 }
 
-/// `N` deaths in a window are free.
-#[derive(Debug)]
-struct Budget<const N: usize> {
-    deaths: [Option<Instant>; N],
-    oldest: usize,
-}
-
-impl<const N: usize> Default for Budget<N> {
-    fn default() -> Budget<N> {
-        Budget { deaths: [None; N], oldest: 0 }
-    }
-}
-
-impl<const N: usize> Budget<N> {
-    fn spend(&mut self, now: Instant) -> Duration {
-        let before = self.deaths[self.oldest].replace(now);
-        self.oldest = (self.oldest + 1) % N;
-        match before {
-            Some(death) if now.duration_since(death) < WINDOW => PAUSE,
-            _ => Duration::ZERO,
-        }
-    }
+/// Counts a death; whether there are more than `free` in the window. No more than these are remembered.
+fn are_too_many(deaths: &mut VecDeque<Instant>, free: usize, now: Instant) -> bool {
+    deaths.push_back(now);
+    let before = if deaths.len() > free { deaths.pop_front() } else { None };
+    before.is_some_and(|death| now.duration_since(death) < WINDOW)
 }
 
 /// Whether a supervisor hangs. Counts the seconds that the keeper itself saw pass, not the clock's, so that a machine

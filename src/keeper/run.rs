@@ -24,10 +24,10 @@ use super::line::{Line, Told};
 use super::name::Kind;
 use super::protocol::{ExitStatus, FromKeeper, Hello, Reason, ToKeeper};
 use super::rules::{Restarts, Verdict, Watch};
-use super::service::{self, Service};
+use super::service::Service;
 use super::sys::{self, Reaped};
 use super::tables::{self, Exits, Store};
-use super::upgrade::Upgrade;
+use super::upgrade::{LAST_WORDS, Upgrade};
 use super::{FORCED, Program, SetupError, log};
 
 /// How often the home is looked for and the supervisor's silence counted.
@@ -105,11 +105,10 @@ pub(super) enum Phase {
         by: Option<Instant>,
         deaths: u32,
     },
-    /// The supervisor is gone for good. What is left is killed from `kill_at` on and no longer waited for from `until` on.
+    /// The supervisor is gone for good. What is left is killed from `kill_at` on, for as long as [`LEAVE`].
     Leaving {
         code: i32,
         kill_at: Instant,
-        until: Instant,
     },
 }
 
@@ -134,16 +133,18 @@ impl Keeper {
         let serving =
             estate.supervisor.map(|(pid, socket, ready)| Running { ready, ..Running::new(pid, Line::resumed(socket)) });
         let now = Instant::now();
+        // Before the environment is read for supervisors: it leaves there what is for them.
+        let service = Service::from_environment();
         Ok(Keeper {
             home,
             signals,
-            service: Service::from_environment(),
+            service,
             store,
             exits: Exits::new(estate.last_exit, estate.exits),
             restarts: Restarts::default(),
             hello: estate.hello,
             arguments: program.arguments,
-            environment: [sys::environment(&service::ENVIRONMENT), service::for_an_heir()].concat(),
+            environment: sys::environment(),
             programs,
             seats: [serving, None, None],
             due: now,
@@ -198,7 +199,7 @@ impl Keeper {
             }
         }
         match self.phase {
-            Phase::Leaving { code, until, .. } if Instant::now() >= until => {
+            Phase::Leaving { code, kill_at } if Instant::now() >= kill_at + LEAVE => {
                 log::line(format_args!("some processes cannot be killed; leaving them"));
                 Some(code)
             }
@@ -353,7 +354,8 @@ impl Keeper {
             }
             ToKeeper::Goodbye(code) => running.goodbye = Some(code),
             ToKeeper::Upgrade => self.begin_upgrade(descriptors.next(), descriptors.next()),
-            ToKeeper::Quiesced => self.froze(),
+            // No standby waits for that any more.
+            ToKeeper::Quiesced => (running.frozen, running.kill_at) = (true, Some(Instant::now() + LAST_WORDS)),
             ToKeeper::Renew => self.renewal = descriptors.next(),
             ToKeeper::Alive | ToKeeper::Valid => {}
         }
@@ -400,7 +402,7 @@ impl Keeper {
     fn leave(&mut self, code: i32, kill_at: Instant) {
         self.service.stopping();
         (self.seats, self.upgrade) = ([None, None, None], None);
-        self.phase = Phase::Leaving { code, kill_at, until: kill_at + LEAVE };
+        self.phase = Phase::Leaving { code, kill_at };
     }
 
     fn is_leaving(&self) -> bool {
@@ -428,10 +430,10 @@ impl Keeper {
         }
         match self.phase {
             Phase::Ending { by: Some(by), .. } if now >= by => self.force("the orderly end takes too long"),
-            Phase::Leaving { kill_at, until, .. } if now >= kill_at => {
+            Phase::Leaving { kill_at, .. } if now >= kill_at => {
                 self.kill_stored();
                 sys::kill_children();
-                next.push(until.min(now + AGAIN));
+                next.push(now + AGAIN);
             }
             Phase::Leaving { kill_at, .. } => next.push(kill_at),
             Phase::Ending { by, .. } => next.extend(by),

@@ -3,27 +3,14 @@
 //! The keeper is the unit's main process. It alone speaks: no instance inherits the socket's address, and a supervisor only under
 //! a name of ours, for the day on which it takes a dead keeper's place.
 
-use std::ffi::{CString, OsStr};
+use std::env;
+use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// What a service manager tells its service by, which is meant for the keeper alone.
-pub(super) const ENVIRONMENT: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
-
-/// The first two of them, as a supervisor has them that may become the keeper.
-const FOR_AN_HEIR: [&str; 2] = ["HERDWIRE_NOTIFY_SOCKET", "HERDWIRE_WATCHDOG_USEC"];
-
-/// What is added to a supervisor's environment.
-pub(super) fn for_an_heir() -> Vec<CString> {
-    let named = FOR_AN_HEIR.iter().zip(ENVIRONMENT);
-    let value = |(ours, theirs): (&&str, &str)| {
-        let value = std::env::var_os(theirs)?;
-        CString::new([ours.as_bytes(), b"=", value.as_bytes()].concat()).ok()
-    };
-    named.filter_map(value).collect()
-}
+use super::sys;
 
 /// The service manager.
 pub(super) struct Service {
@@ -31,18 +18,22 @@ pub(super) struct Service {
     /// How often it wants to hear that all is well, and when next.
     watchdog: Option<(Duration, Instant)>,
     ready: bool,
-    /// The unit's main process was another, which is dead.
-    is_heir: bool,
 }
 
 impl Service {
+    /// Takes what the service manager said in the environment, for this keeper and whoever takes its place.
     pub fn from_environment() -> Service {
-        let [mut socket, mut interval, mut pid] = ENVIRONMENT.map(std::env::var_os);
-        let is_heir = socket.is_none() && std::env::var_os(FOR_AN_HEIR[0]).is_some();
-        if is_heir {
-            [socket, interval] = FOR_AN_HEIR.map(std::env::var_os);
-            pid = None;
-        }
+        let take = |name: &str| {
+            let ours = format!("HERDWIRE_{name}");
+            if let Some(value) = env::var_os(name) {
+                sys::set_variable(&ours, Some(&value));
+                sys::set_variable(name, None);
+            }
+            env::var_os(ours)
+        };
+        let (socket, interval) = (take("NOTIFY_SOCKET"), take("WATCHDOG_USEC"));
+        let pid = env::var_os("WATCHDOG_PID");
+        sys::set_variable("WATCHDOG_PID", None);
         let connect = |address: &OsStr| {
             let address = match address.as_bytes().strip_prefix(b"@") {
                 Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -60,15 +51,14 @@ impl Service {
             socket: socket.and_then(|address| connect(&address).ok()),
             watchdog: interval.map(|interval| (Duration::from_micros(interval / 2), Instant::now())),
             ready: false,
-            is_heir,
         }
     }
 
     /// A supervisor answers requests.
     pub fn ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
-            let pid = std::process::id();
-            self.tell(&if self.is_heir { format!("READY=1\nMAINPID={pid}") } else { "READY=1".to_owned() });
+            // The unit's main process may have been another, which is dead.
+            self.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
         }
     }
 

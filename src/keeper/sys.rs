@@ -5,14 +5,13 @@
 
 #![allow(unsafe_code)] // wait4, pidfds by number, close_range, dispositions and fork exist only as unsafe functions.
 
-use std::ffi::CString;
-use std::io;
+use std::ffi::{CString, OsStr, OsString};
 use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::ptr::null;
 use std::time::Duration;
+use std::{env, io};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -73,6 +72,7 @@ pub(super) fn reap() -> Reaped {
     // Before it is reaped, while the pid is still its own.
     let pidfd_inode = pidfd_inode(pid).unwrap_or(0);
     let Some((status, usage)) = reap_pid(pid) else { return Reaped::Nothing };
+    let duration = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
     let (user_time, system_time) = (duration(usage.ru_utime), duration(usage.ru_stime));
     Reaped::Ended(Exit { sequence: 0, pid: pid as u32, pidfd_inode, status, user_time, system_time })
 }
@@ -107,10 +107,6 @@ fn reap_pid(pid: libc::pid_t) -> Option<(ExitStatus, libc::rusage)> {
     Some((ExitStatus::of_wait(status), usage))
 }
 
-fn duration(time: libc::timeval) -> Duration {
-    Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
-}
-
 /// The inode of a process's pidfd; `None` where it identifies nothing.
 fn pidfd_inode(pid: libc::pid_t) -> Option<u64> {
     // SAFETY: takes two numbers and returns a descriptor or -1.
@@ -124,18 +120,11 @@ fn pidfd_inode(pid: libc::pid_t) -> Option<u64> {
 
 /// Kills a process and its process group.
 pub(super) fn kill_group(pidfd: BorrowedFd<'_>) {
+    let (pidfd, no_info) = (pidfd.as_raw_fd(), null::<libc::siginfo_t>());
     for flags in [TO_PROCESS_GROUP, 0] {
         // SAFETY: numbers and a null pointer, which stands for a plain signal. It fails where the process is gone or
         // the kernel knows no groups here, and there is nothing more to do about either.
-        unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                pidfd.as_raw_fd(),
-                libc::SIGKILL,
-                null::<libc::siginfo_t>(),
-                flags,
-            )
-        };
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, no_info, flags) };
     }
 }
 
@@ -187,17 +176,17 @@ pub(super) fn execute(program: BorrowedFd<'_>, arguments: &[CString], environmen
     errno.into()
 }
 
-/// Our environment, without `names`, as a program is given it.
-pub(super) fn environment(without: &[&str]) -> Vec<CString> {
-    let kept = std::env::vars_os().filter(|(name, _)| !without.iter().any(|other| name == other));
+/// Our environment as a program is given it.
+pub(super) fn environment() -> Vec<CString> {
     // It came from C strings, so that it holds no NUL.
-    kept.filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()).collect()
+    let entry = |(name, value): (OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    env::vars_os().map(entry).filter_map(|entry| CString::new(entry).ok()).collect()
 }
 
-/// Sets the home in our environment, which supervisors and later keepers are given.
-pub(super) fn set_home(path: &Path) {
+/// Sets or removes a variable of our environment, which supervisors and later keepers are given.
+pub(super) fn set_variable(name: &str, value: Option<&OsStr>) {
     // SAFETY: this process has no other thread that could look at the environment.
-    unsafe { std::env::set_var("HERDWIRE_HOME", path) };
+    unsafe { value.map_or_else(|| env::remove_var(name), |value| env::set_var(name, value)) };
 }
 
 /// Starts a supervisor in a session of its own, with `end` as its descriptor 3, our stdio (but `stderr`, if given) and

@@ -18,7 +18,7 @@ use super::run::{Keeper, Phase, RELIEVED, SERVING, STANDBY};
 use super::{log, rules, sys};
 
 /// How long one that was relieved, or has frozen in vain, may take to answer whoever asked for the upgrade and exit.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// An upgrade under way.
 pub(super) struct Upgrade {
@@ -101,14 +101,6 @@ impl Keeper {
         }
     }
 
-    /// The supervisor that serves has frozen, but no standby waits for that any more.
-    pub fn froze(&mut self) {
-        if let Some(serving) = &mut self.seats[SERVING] {
-            serving.frozen = true;
-            serving.kill_at = Some(Instant::now() + LAST_WORDS);
-        }
-    }
-
     pub fn standby_died(&mut self, status: ExitStatus) {
         // An upgrade that was abandoned is nobody's any more.
         let Some(upgrade) = self.upgrade.take() else { return };
@@ -169,8 +161,7 @@ impl Keeper {
 
     fn will(&self) -> io::Result<Will> {
         let mut will = Will::new()?;
-        will.say(Legacy::Keeper(self.hello))?;
-        will.say(Legacy::LastExit(self.exits.last()))?;
+        will.say(Legacy::Keeper(self.hello, self.exits.last()))?;
         let mut told = 0;
         while let Some(exit) = self.exits.after(told) {
             will.say(Legacy::Exit(*exit))?;

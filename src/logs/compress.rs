@@ -2,13 +2,18 @@
 //!
 //! Owns the thread. A log is asked for by its path; everything that was put aside of it and is plain is compressed,
 //! into a file aside, and renamed when it is whole: whoever looks sees a plain file or a whole compressed one. What a
-//! death leaves half done is done again when the log is next asked for.
+//! death leaves half done is done again when the log is next asked for. A file is locked while it is compressed: a
+//! supervisor that has frozen is not waited for when its disk hangs, and its successor leaves that file to it.
 //!
 //! The queue is bounded; when it is full, the log stays plain until it is put aside the next time.
 #![allow(unsafe_code)] // One system call, for the thread's own priority.
 
+<<<<<<< HEAD
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
+=======
+use std::fs::{self, File, OpenOptions, TryLockError};
+>>>>>>> room-fix
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -118,12 +123,12 @@ fn run(asked: &Receiver<PathBuf>, stop: &AtomicBool) {
             }
             let plain = aside.plain();
             let done = match aside.compressed {
-                true => Ok(()),
+                // Left beside its compressed self by a death, if at all.
+                true => fs::remove_file(&plain),
                 false => compress(&plain, &aside_of(&plain, ".gz"), stop),
             };
             match done {
-                // Left beside its compressed self by a death.
-                Ok(()) => drop(fs::remove_file(&plain)),
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!("the log {} cannot be compressed: {error}", plain.display()),
             }
@@ -131,16 +136,21 @@ fn run(asked: &Receiver<PathBuf>, stop: &AtomicBool) {
     }
 }
 
-/// Compresses a file into another, which appears whole or not at all.
+/// Replaces a file by a compressed one, which appears whole or not at all. One that somebody else compresses is left to
+/// them.
 fn compress(plain: &Path, into: &Path, stop: &AtomicBool) -> io::Result<()> {
     let mut from = File::open(plain)?;
+    // A file system without locks has one supervisor at most that is late.
+    if let Err(TryLockError::WouldBlock) = from.try_lock() {
+        return Ok(());
+    }
     let aside = aside_of(into, ".new");
-    let result = fill(&mut from, &aside, stop).and_then(|()| fs::rename(&aside, into));
-    if result.is_err() {
+    if let Err(error) = fill(&mut from, &aside, stop).and_then(|()| fs::rename(&aside, into)) {
         // Half a file is of no use to anybody.
         let _ = fs::remove_file(&aside);
+        return Err(error);
     }
-    result
+    fs::remove_file(plain)
 }
 
 fn fill(from: &mut File, aside: &Path, stop: &AtomicBool) -> io::Result<()> {
@@ -210,5 +220,23 @@ mod tests {
         assert_eq!(read, text);
         assert!(!file("000001").exists() && !file("000002.gz.new").exists());
         assert_eq!(fs::read_to_string(file("000001.gz")).unwrap(), "whole");
+    }
+
+    #[test]
+    fn a_file_that_another_supervisor_still_compresses_is_left_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("a.log.000001"), "one").unwrap();
+        fs::write(file("a.log.000001.gz.new"), "half").unwrap();
+        let its = File::open(file("a.log.000001")).unwrap();
+        its.lock().unwrap();
+        let compress = || compress(&file("a.log.000001"), &file("a.log.000001.gz"), &AtomicBool::new(false));
+        compress().unwrap();
+        assert_eq!(fs::read_to_string(file("a.log.000001.gz.new")).unwrap(), "half");
+        assert!(file("a.log.000001").exists() && !file("a.log.000001.gz").exists());
+        // Dead, or done.
+        drop(its);
+        compress().unwrap();
+        assert!(!file("a.log.000001").exists() && file("a.log.000001.gz").exists());
     }
 }

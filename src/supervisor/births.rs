@@ -20,6 +20,9 @@ use crate::wire::Member;
 
 impl Core {
     pub(super) async fn spawn(&mut self, id: u32, incarnation: Incarnation, spec: Arc<AppSpec>) {
+        if let Some(why) = self.lacks_room() {
+            return self.never_made(id, incarnation, why).await;
+        }
         let entry = &self.registry.instances[&id];
         let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
             let listeners = self.registry.listeners_of(entry).iter();

@@ -1,4 +1,4 @@
-//! What can be known to go wrong before a reload has touched anything.
+//! What can be known to go wrong before a reload has touched anything, or a process is made.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -7,10 +7,14 @@ use nix::unistd::{AccessFlags, Group, User, access};
 
 use super::control::Failure;
 use super::core::Core;
+use super::registry::Process;
 use crate::config::spec::{AppSpec, Bounds};
 
 /// Descriptors in the store that an instance takes.
 const PER_INSTANCE: u32 = 6;
+
+/// Those that come into it once a process is made: its pidfd and two pipes.
+const WHEN_MADE: u32 = 3;
 
 /// Instances that one herd's wire has room for; the supervisor has a place of its own.
 const PLACES: u32 = herdwire_ipc::layout::MAX_SLOTS as u32 - 1;
@@ -41,6 +45,21 @@ impl Core {
             return Err(failed(what).hint("a reload starts new instances beside the old ones: scale down first"));
         }
         Ok(())
+    }
+
+    /// Why the store has no room for the process that is about to be made, if it has none. An instance that runs without
+    /// being kept would be lost with the supervisor, and ours are as few as the store's.
+    pub(super) fn lacks_room(&self) -> Option<String> {
+        let made = self.registry.instances.values().filter(|entry| matches!(entry.process, Process::Making)).count();
+        // It is among them itself.
+        let on_its_way = (made as u32).saturating_sub(1) * WHEN_MADE;
+        let (used, limit) = (self.stored() + on_its_way, self.store_limit);
+        (used + PER_INSTANCE > limit).then(|| {
+            format!(
+                "the keeper's store is full: {used} of {limit} descriptors are taken, and a process needs {PER_INSTANCE}; \
+                 the limit on open files before the first start decides how many there are"
+            )
+        })
     }
 }
 

@@ -83,7 +83,7 @@ pub fn complete(
 ) -> Rescued {
     let mut rescued = Rescued::default();
     let newest = newest(specs);
-    complete_apps(contents, lost, specs, &newest, &mut rescued);
+    complete_apps(contents, lost, specs, &newest, processes, &mut rescued);
     give_lives(contents, processes, &mut rescued);
     for process in latest(processes).into_values() {
         match contents.instances.iter_mut().find(|known| known.id == process.instance) {
@@ -141,9 +141,17 @@ fn complete_apps(
     lost: u32,
     specs: &[FoundSpec],
     newest: &BTreeMap<u32, &FoundSpec>,
+    processes: &[FoundProcess],
     rescued: &mut Rescued,
 ) {
     for (id, spec) in newest {
+        // An app is committed before its first instance, and removed after its last.
+        let is_somebodys = || {
+            let says_so = |process: &FoundProcess| process.identity.as_ref().is_some_and(|its| its.app == spec.name);
+            let is_named_so = |app: &AppRecord| newest.get(&app.id).is_some_and(|other| other.name == spec.name);
+            count(contents, *id) > 0 || processes.iter().any(says_so) && !contents.apps.iter().any(is_named_so)
+        };
+        let is_lost = lost > 0 || is_somebodys();
         match contents.apps.iter_mut().find(|app| app.id == *id) {
             Some(app) if specs.iter().all(|spec| (spec.app, spec.revision) != (app.id, app.revision)) => {
                 app.revision = spec.revision;
@@ -151,7 +159,7 @@ fn complete_apps(
                 rescued.apps += 1;
             }
             Some(_) => {}
-            None if lost > 0 => {
+            None if is_lost => {
                 contents.apps.push(AppRecord::new(*id, spec.revision));
                 rescued.apps += 1;
             }

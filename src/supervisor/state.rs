@@ -134,8 +134,8 @@ impl State {
         file.set_len(format.file_bytes())?;
         file.write_all_at(&MAGIC, 0)?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
-        write(&file, FORMAT_PLACE, Current::NONE, Some(&Body::of(&format)))?;
-        let globals = write(&file, GLOBALS_PLACE, Current::NONE, Some(&Body::of(&Globals::default())))?;
+        write_twice(&file, FORMAT_PLACE, Current::NONE, Some(&Body::of(&format)))?;
+        let globals = write_twice(&file, GLOBALS_PLACE, Current::NONE, Some(&Body::of(&Globals::default())))?;
         let (apps, instances) = format.tables();
         Ok(State { file, globals, apps, instances })
     }
@@ -348,14 +348,14 @@ impl Table {
     }
 
     fn commit(&mut self, file: &File, id: u32, fields: &impl Fields) -> Result<(), CommitError> {
-        let index = match self.by_id.get(&id) {
-            Some(index) => *index,
-            None => self.free.first().copied().unwrap_or(self.places.len()),
+        let (index, write): (_, Write) = match self.by_id.get(&id) {
+            Some(index) => (*index, write),
+            None => (self.free.first().copied().unwrap_or(self.places.len()), write_twice),
         };
         if index >= self.limit as usize {
             return Err(CommitError::Full { what: self.what, limit: self.limit });
         }
-        self.write(file, index, Some(&Body::of(fields)))?;
+        self.write(file, index, Some(&Body::of(fields)), write)?;
         self.free.remove(&index);
         self.by_id.insert(id, index);
         Ok(())
@@ -363,19 +363,29 @@ impl Table {
 
     fn remove(&mut self, file: &File, id: u32) -> Result<(), CommitError> {
         if let Some(index) = self.by_id.get(&id).copied() {
-            self.write(file, index, None)?;
+            self.write(file, index, None, write_twice)?;
             self.by_id.remove(&id);
             self.free.insert(index);
         }
         Ok(())
     }
 
-    fn write(&mut self, file: &File, index: usize, body: Option<&Body>) -> Result<(), CommitError> {
+    fn write(&mut self, file: &File, index: usize, body: Option<&Body>, write: Write) -> Result<(), CommitError> {
         let offset = self.offset(index);
         let place = self.place(index);
         *place = write(file, offset, *place, body).map_err(|source| CommitError::Write { source })?;
         Ok(())
     }
+}
+
+/// How a place is committed to.
+type Write = fn(&File, u64, Current, Option<&Body>) -> io::Result<Current>;
+
+/// Commits to both copies of a place, as is done when it is given to an id and when it is taken back. A copy that is
+/// damaged later leaves the other of the same id: neither a place that looks as if nothing had ever been in it, nor what
+/// had it before.
+fn write_twice(file: &File, place: u64, current: Current, body: Option<&Body>) -> io::Result<Current> {
+    write(file, place, write(file, place, current, body)?, body)
 }
 
 /// Commits to one place; answers what counts from now on.

@@ -70,12 +70,9 @@ impl Core {
         }
     }
 
-    /// What the store holds on our behalf, counted from what we run: the keeper is not asked.
+    /// How many descriptors the store holds, with what it refused.
     pub(super) fn stored(&self) -> u32 {
-        let per_instance = self.registry.instances.values().filter(|entry| entry.life.has_process()).count() * 6;
-        let per_app: usize = self.registry.apps.values().map(|app| 1 + app.listeners.len()).sum();
-        // State, control, status, settings, notify.
-        (per_instance + per_app + 5) as u32
+        self.store.len() as u32
     }
 
     fn instance(&self, entry: &Entry, usage: Option<Usage>, env: bool) -> InstanceView {

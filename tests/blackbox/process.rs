@@ -141,10 +141,11 @@ fn a_file_of_variables_that_is_missing_or_wrong_is_told_by_name_and_line() {
 #[test]
 fn without_descriptors_starts_fail_one_by_one_and_what_runs_is_not_touched() {
     let herdwire = Herdwire::new();
-    start_after(&herdwire, "ulimit -n 100", &["start", "sleep 1000", "-n", "first", "-i", "4"]);
+    start_after(&herdwire, "ulimit -n 200", &["start", "sleep 1000", "-n", "first", "-i", "4"]);
     let before = herdwire.instances("first");
     herdwire.run(&["start", "sleep 1000", "-n", "many", "-i", "20", "--restart-delay", "200ms"]);
-    until("one could not be started", || herdwire.own_log().contains("Too many open files"));
+    until("one could not be started", || herdwire.own_log().contains("the keeper's store is full"));
+    assert!(!herdwire.own_log().contains("Too many open files"), "the supervisor has some left by then");
     assert_eq!(herdwire.instances("first").iter().map(|one| one.pid).collect::<Vec<_>>(), {
         before.iter().map(|one| one.pid).collect::<Vec<_>>()
     });
@@ -159,17 +160,27 @@ fn without_descriptors_starts_fail_one_by_one_and_what_runs_is_not_touched() {
 #[test]
 fn no_control_group_outlives_its_herd() {
     let herdwire = Herdwire::new();
-    start_after(&herdwire, "ulimit -n 100", &["start", "sleep 1000", "-n", "first", "-i", "4"]);
+    herdwire.ok(&["start", "sleep 1000", "-n", "first", "-i", "4"]);
     let Some(folder) =
         herdwire.own_log().lines().find_map(|line| Some(line.split_once("control groups below ")?.1.to_owned()))
     else {
         return eprintln!("skipped: no control groups here");
     };
     // Processes that cannot be made have had groups, too.
+    let supervisor = herdwire.supervisor_pid();
+    let open = std::fs::read_dir(format!("/proc/{supervisor}/fd")).unwrap().count();
+    limit_open_files(supervisor, open + 30);
     herdwire.run(&["start", "sleep 1000", "-n", "many", "-i", "20", "--restart-delay", "100ms"]);
     until("one could not be started", || herdwire.own_log().contains("Too many open files"));
+    limit_open_files(supervisor, 1000);
     let groups = || std::fs::read_dir(&folder).unwrap().flatten().filter(|one| one.path().is_dir()).count();
     assert!(groups() >= 4);
     herdwire.ok(&["kill"]);
     assert!(!std::path::Path::new(&folder).exists());
+}
+
+/// Sets how many files a process may open from now on.
+fn limit_open_files(pid: u32, soft: usize) {
+    let ran = Command::new("prlimit").args([format!("--pid={pid}"), format!("--nofile={soft}:")]).status();
+    assert!(ran.expect("prlimit is part of util-linux").success());
 }

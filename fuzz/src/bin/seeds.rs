@@ -52,7 +52,7 @@ fn keeper(folder: &Path) {
         FromKeeper::Exit(exit).to_record(),
         FromKeeper::Refused(name).to_record(),
         FromKeeper::UpgradeFailed(failure).to_record(),
-        Legacy::Keeper(hello).to_record(),
+        Legacy::Keeper(hello, 5).to_record(),
         Legacy::Stored(name, 12).to_record(),
         Legacy::Exit(exit).to_record(),
         Legacy::Supervisor(3, 4, true).to_record(),

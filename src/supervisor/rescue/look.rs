@@ -19,7 +19,7 @@ use crate::supervisor::state::Contents;
 pub fn rescue(contents: &mut Contents, lost: u32, descriptors: &BTreeMap<Name, OwnedFd>) -> Rescued {
     raise_numbers(contents, descriptors.keys());
     let processes = unexplained(contents, descriptors);
-    if lost == 0 && processes.is_empty() && all_specs_are_there(contents, descriptors) {
+    if lost == 0 && processes.is_empty() && all_apps_are_there(contents, descriptors) {
         return Rescued::default();
     }
     let of_kind = |kind: Kind| descriptors.iter().filter(move |(name, _)| name.kind == kind);
@@ -52,9 +52,11 @@ fn unexplained(contents: &Contents, descriptors: &BTreeMap<Name, OwnedFd>) -> Ve
     pidfds.filter_map(|(name, descriptor)| process(*name, descriptor)).collect()
 }
 
-fn all_specs_are_there(contents: &Contents, descriptors: &BTreeMap<Name, OwnedFd>) -> bool {
+fn all_apps_are_there(contents: &Contents, descriptors: &BTreeMap<Name, OwnedFd>) -> bool {
     let is_there = |id, revision| descriptors.contains_key(&Name::new(Kind::Spec, id, revision));
+    let has_app = |id| contents.apps.iter().any(|app| app.id == id);
     contents.apps.iter().all(|app| is_there(app.id, app.revision))
+        && contents.instances.iter().all(|instance| has_app(instance.app))
 }
 
 fn spec(name: Name, memory: &OwnedFd) -> Option<FoundSpec> {

@@ -93,6 +93,15 @@ fn an_app_whose_record_names_a_spec_that_is_gone_runs_with_the_one_that_is_there
 }
 
 #[test]
+fn an_app_that_something_belongs_to_was_lost_even_if_no_record_is_known_to_be() {
+    let specs = [spec(1, 1, "web", 1), spec(2, 1, "api", 1), spec(3, 1, "half", 1)];
+    let mut contents = Contents { instances: vec![record(0, 1, 0, 1)], ..Contents::default() };
+    let rescued = complete(&mut contents, 0, &specs, &[process(1, 1, Some(("api", 0)))], NOW_MS);
+    assert_eq!(contents.apps, [AppRecord::new(1, 1), AppRecord::new(2, 1)]);
+    assert_eq!((rescued.apps, rescued.running, rescued.stopped), (2, 1, 0));
+}
+
+#[test]
 fn no_more_records_come_back_than_were_lost() {
     let mut contents = known(vec![record(0, 1, 0, 1)]);
     let specs = [spec(1, 1, "web", 4)];

@@ -5,7 +5,7 @@
 //! - A failure to write leaves what was there.
 //! - Nothing is read that is not a plain file of our own.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -108,7 +108,14 @@ pub fn write(path: &Path, document: &Document) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "what is to be saved is too large"));
     }
     let aside = path.with_extension("new");
-    let written = write_aside(&aside, &text).and_then(|()| shift(path)).and_then(|()| fs::rename(&aside, path));
+    if is_being_written(&aside) {
+        return Err(io::Error::new(io::ErrorKind::WouldBlock, "the supervisor before this one is still writing"));
+    }
+    let written = write_aside(&aside, &text).and_then(|file| {
+        shift(path)?;
+        // Locked until it is in its place.
+        fs::rename(&aside, path).map(|()| drop(file))
+    });
     if written.is_err() {
         // What could not be written whole is of no use; and if it cannot be removed, the next try writes over it.
         let _ = fs::remove_file(&aside);
@@ -118,14 +125,25 @@ pub fn write(path: &Path, document: &Document) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn write_aside(aside: &Path, text: &[u8]) -> io::Result<()> {
+/// Whether another process writes: a supervisor that has frozen is not waited for when its disk hangs.
+fn is_being_written(aside: &Path) -> bool {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(aside);
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// Writes the text into a new file, which is locked.
+fn write_aside(aside: &Path, text: &[u8]) -> io::Result<File> {
     match fs::remove_file(aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside)?;
+    // On a file system without locks nobody can be asked to wait.
+    let _ = file.try_lock();
     file.write_all(text)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }
 
 /// Moves the older ones on. The newest keeps its name until the next takes it: there is never none.

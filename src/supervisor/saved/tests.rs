@@ -164,6 +164,23 @@ fn three_generations_are_kept_for_their_owner_alone() {
 }
 
 #[test]
+fn what_another_supervisor_still_writes_is_waited_for() {
+    let place = Place::with_two();
+    let before = place.read();
+    let aside = place.path().with_extension("new");
+    fs::write(&aside, "half").unwrap();
+    let its = fs::File::open(&aside).unwrap();
+    its.lock().unwrap();
+    let refused = files::write(&place.path(), &document(&["c"])).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!((place.read(), fs::read_to_string(&aside).unwrap().as_str()), (before, "half"));
+    // Dead, or done.
+    drop(its);
+    files::write(&place.path(), &document(&["c"])).unwrap();
+    assert!(!aside.exists());
+}
+
+#[test]
 fn the_newest_whole_one_is_read() {
     let place = Place::with_two();
     assert_eq!(place.read(), (Some("b".into()), vec![]));

@@ -142,6 +142,25 @@ fn a_lost_record_is_counted_and_the_others_are_found() {
 }
 
 #[test]
+fn one_damaged_copy_loses_no_record_and_brings_none_back() {
+    let mut state = State::create().unwrap();
+    state.commit_app(&app(1)).unwrap();
+    state.commit_app(&app(2)).unwrap();
+    state.remove_app(2).unwrap();
+    state.commit_app(&app(3)).unwrap();
+    state.commit_app(&app(4)).unwrap();
+    state.remove_app(4).unwrap();
+    let whole = bytes_of(&state);
+    for half in 0..6 {
+        let at = TABLES + half * PLACE_BYTES as u64 / 2;
+        state.file.write_all_at(&[0xff; PLACE_BYTES / 2], at).unwrap();
+        let (_, contents) = reopened(&state);
+        assert_eq!((contents.apps, contents.damaged), (vec![app(1), app(3)], 0), "copy {half}");
+        state.file.write_all_at(&whole[at as usize..][..PLACE_BYTES / 2], at).unwrap();
+    }
+}
+
+#[test]
 fn spoilt_globals_are_an_error_and_not_a_guess() {
     let state = State::create().unwrap();
     state.file.write_all_at(&[0xff; PLACE_BYTES], GLOBALS_PLACE).unwrap();
