@@ -8,12 +8,8 @@
 //! The queue is bounded; when it is full, the log stays plain until it is put aside the next time.
 #![allow(unsafe_code)] // One system call, for the thread's own priority.
 
-<<<<<<< HEAD
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
-=======
 use std::fs::{self, File, OpenOptions, TryLockError};
->>>>>>> room-fix
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
