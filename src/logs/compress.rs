@@ -3,7 +3,7 @@
 //! Owns the thread. A log is asked for by its path; everything that was put aside of it and is plain is compressed,
 //! into a file aside, and renamed when it is whole: whoever looks sees a plain file or a whole compressed one. What a
 //! death leaves half done is done again when the log is next asked for. A file is locked while it is compressed: a
-//! supervisor that has frozen is not waited for when its disk hangs, and its successor leaves that file to it.
+//! supervisor that has frozen is not waited for long when its disk hangs, and its successor leaves that file to it.
 //!
 //! The queue is bounded; when it is full, the log stays plain until it is put aside the next time.
 #![allow(unsafe_code)] // One system call, for the thread's own priority.
@@ -28,8 +28,8 @@ use super::rotate;
 const WAITING: usize = 1024;
 /// Between two looks whether to stop.
 const BLOCK: usize = 64 * 1024;
-/// How long its end is waited for: a disk may hang.
-const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// How long its end is waited for: a disk may hang, and a freeze has two seconds in all.
+const STOP_LIMIT: Duration = Duration::from_millis(300);
 
 /// The thread. Dropping it stops it within a block.
 #[derive(Debug)]
