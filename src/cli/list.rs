@@ -19,6 +19,9 @@ pub fn list(client: &Client, json: bool, out: &mut Output) -> Result<(), CliErro
         let value = snapshot.map_or_else(|| Ok(empty()), serde_json::to_value).map_err(std::io::Error::from)?;
         return Ok(out.json(&value)?);
     }
+    if snapshot.is_none() && client.home().saved().exists() {
+        writeln!(out, "no supervisor runs; what ran is written down: `herdwire resurrect` starts it again")?;
+    }
     let instances = snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.instances);
     table(instances.iter(), out)?;
     for deployment in snapshot.iter().flat_map(|snapshot| &snapshot.deployments) {

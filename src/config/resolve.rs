@@ -179,7 +179,8 @@ fn env_files(app: &AppFile, cwd: &Path) -> Result<Vec<EnvFile>, ConfigError> {
         }
         let path = script::absolute(cwd, name);
         if !optional && !path.is_file() {
-            let reason = format!("file `{}` does not exist", path.display());
+            let wrong = if path.exists() { "is not a file" } else { "does not exist" };
+            let reason = format!("file `{}` {wrong}", path.display());
             let hint = Some(format!("`-{name}` says that it may be missing"));
             return Err(ConfigError::at(*place, Problem::Value { key: "env_file".into(), reason, hint }));
         }

@@ -85,7 +85,7 @@ impl Instance {
             Cause::Ailing(ailment) => ailment.to_string(),
             Cause::Due(Trigger::Cron) => "the time of `cron_restart` had come".to_owned(),
             Cause::Due(Trigger::File) => "a watched file changed".to_owned(),
-            Cause::Retired => "a successor has taken its place".to_owned(),
+            Cause::Retired => "it is not needed any more".to_owned(),
         };
         let failures = self.budget.total();
         if self.state != State::Errored || failures < 2 {

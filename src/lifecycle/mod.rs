@@ -372,7 +372,11 @@ impl Instance {
             Some(backoff) => self.next_wait(backoff),
             None => {
                 self.row = self.row.saturating_add(1);
-                rules.restart_delay.max(waits::after_failures(self.row))
+                // A wait that was chosen is the wait.
+                match rules.restart_delay {
+                    Duration::ZERO => waits::after_failures(self.row),
+                    chosen => chosen,
+                }
             }
         };
         self.retry_after(wait, rules, now)

@@ -26,6 +26,20 @@ fn online_at(now: Time) -> Instance {
     instance
 }
 
+#[test]
+fn a_restart_delay_that_was_chosen_is_the_wait_however_often_it_fails() {
+    let rules = Rules { restart_delay: ms(50), ..rules() };
+    let (mut worker, mut now) = (online_at(T0), T0);
+    for _ in 0..10 {
+        worker.handle(Event::Exited(worker.incarnation(), Exit::Code(1)), &rules, now);
+        let until = worker.deadline().unwrap();
+        assert_eq!(until.since(now), ms(50));
+        now = until;
+        worker.handle(Event::Deadline, &rules, now);
+        worker.handle(Event::Spawned(worker.incarnation()), &rules, now);
+    }
+}
+
 /// The process at hand ends with code 1.
 fn die(worker: &mut Instance, now: Time, rules: &Rules) -> Option<Action> {
     worker.handle(Event::Exited(worker.incarnation(), Exit::Code(1)), rules, now)

@@ -10,8 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use super::rotate;
 use super::target::{born_ms, wall_ms};
+use super::{place, rotate};
 use crate::config::spec::Rotation;
 
 /// Opens a log for an instance to append to, after putting aside one that is due.
@@ -28,7 +28,10 @@ pub fn open_for_instance(path: &Path, rotation: &Rotation) -> io::Result<OwnedFd
             tracing::warn!("the log {} cannot be put aside: {error}", path.display());
         }
     }
-    let open = || OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOCTTY).open(path);
+    let open = || {
+        let flags = libc::O_NOCTTY | place::follow(path);
+        OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
+    };
     let opened: io::Result<File> = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Only the folder itself: a home that was removed must stay gone.

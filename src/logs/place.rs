@@ -56,6 +56,17 @@ pub fn is_nowhere(path: &Path) -> bool {
     path == Path::new(NOWHERE) || std::fs::metadata(path).is_ok_and(|file| file.rdev() == libc::makedev(1, 3))
 }
 
+/// What `open(2)` is told about a link at this path: in a folder that is not ours alone somebody else may have put it
+/// there, to have us write where they may not.
+pub fn follow(path: &Path) -> libc::c_int {
+    let us = nix::unistd::geteuid().as_raw();
+    let is_ours = |folder: std::fs::Metadata| folder.uid() == us && folder.mode() & 0o022 == 0;
+    // Devices have their links in /dev, which is root's.
+    let is_trusted = |folder: std::fs::Metadata| is_ours(folder) || path.starts_with("/dev");
+    let folder = path.parent().and_then(|folder| std::fs::metadata(folder).ok());
+    if folder.is_none_or(is_trusted) { 0 } else { libc::O_NOFOLLOW }
+}
+
 /// `HOME/logs/NAME-out[-ID].log` and `HOME/logs/NAME-error[-ID].log`. As in pm2, whatever is not a letter, a digit, a
 /// dot or a hyphen becomes a hyphen, so no name leads out of the folder.
 pub fn paths(home: &Path, name: &str, id: Option<u32>) -> Paths {
@@ -76,6 +87,19 @@ mod tests {
         assert_eq!(paths.out, Path::new("/h/logs/api-out-3.log"));
         assert_eq!(paths.error, Path::new("/h/logs/api-error-3.log"));
         assert_eq!(super::paths(Path::new("/h"), "api", None).error, Path::new("/h/logs/api-error.log"));
+    }
+
+    #[test]
+    fn a_link_is_followed_only_where_nobody_else_can_have_put_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("out.log");
+        let allow = |mode| std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        allow(0o755);
+        assert_eq!(follow(&log), 0);
+        allow(0o777);
+        assert_eq!(follow(&log), libc::O_NOFOLLOW);
+        assert_eq!(follow(Path::new("/dev/stdout")), 0);
     }
 
     #[test]

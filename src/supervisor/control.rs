@@ -124,6 +124,18 @@ pub enum Selector {
     Several(Vec<Selector>),
 }
 
+impl Selector {
+    /// Whether it names this app as a whole.
+    pub fn names(&self, app: &str) -> bool {
+        match self {
+            Selector::All => true,
+            Selector::Name(name) => name == app,
+            Selector::Id(id) => id.to_string() == app,
+            Selector::Several(several) => several.iter().any(|one| one.names(app)),
+        }
+    }
+}
+
 /// What the supervisor answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Response {

@@ -23,7 +23,7 @@ use crate::deployment::Deployment;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Cause, Event as Life, Exit, Instance, State, Then, Time};
 use crate::process::{listen, sealed};
-use crate::snapshot::InstanceView;
+use crate::snapshot::{InstanceView, Snapshot};
 
 /// Beyond what an app's own limits allow, an answer is owed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -185,6 +185,8 @@ impl Core {
     /// Keeps an app, or its new spec, and makes as many instances of it as it wants; none is started.
     pub(super) async fn take_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
         let wanted = spec.instances;
+        // What was written down under this name is this from now on.
+        self.saving.waiting.retain(|waiting| waiting.spec.name != spec.name);
         let id = match self.registry.app_named(&spec.name).map(|app| app.id) {
             Some(id) => {
                 self.abort_deployment(id, "start").await;
@@ -361,8 +363,16 @@ impl Core {
     }
 
     pub(super) async fn delete(&mut self, select: &Selector, reply: oneshot::Sender<Response>) {
+        let before = self.saving.waiting.len();
+        self.saving.waiting.retain(|waiting| !select.names(&waiting.spec.name));
+        let forgotten = self.saving.waiting.len() < before;
         let ids = match self.find(select) {
             Ok(ids) => ids,
+            // It may be written down and wait for `resurrect`.
+            Err(_) if forgotten => {
+                let snapshot = self.snapshot(false).await;
+                return drop(reply.send(Response::Done(Box::new(Snapshot { instances: Vec::new(), ..snapshot }))));
+            }
             Err(failure) => return drop(reply.send(Response::Failed(failure))),
         };
         self.abort_deployments_of(&ids, "delete").await;
