@@ -221,6 +221,10 @@ fn words(arguments: &[std::ffi::OsString]) -> String {
     arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
+/// Somebody may write into the folder while it is removed, which then fails: the keeper ends all that only once it is gone.
+const REMOVE: &str = "trap '' INT TERM HUP; read -r word && exit; \
+    for try in 1 2 3 4 5 6 7 8 9; do rm -rf -- \"$1\" && exit; sleep 0.2; done";
+
 /// A shell that removes a folder as soon as this process is gone, however it went.
 #[derive(Debug)]
 struct Guard {
@@ -230,7 +234,7 @@ struct Guard {
 impl Guard {
     fn over(folder: &Path) -> anyhow::Result<Guard> {
         let mut command = Command::new("sh");
-        command.args(["-c", "trap '' INT TERM HUP; read -r word || rm -rf -- \"$1\"", "guard"]).arg(folder);
+        command.args(["-c", REMOVE, "guard"]).arg(folder);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // A Ctrl-C is meant for us.
         Ok(Guard { shell: command.process_group(0).spawn().context("cannot run sh")? })
