@@ -51,11 +51,16 @@ impl Schedule {
 
     /// The first time after `wall_ms`, in ms since 1970; `None` when there is none any more.
     pub fn next_after(&self, wall_ms: u64) -> Option<u64> {
-        let after = Timestamp::from_millisecond(i64::try_from(wall_ms).ok()?).ok()?.to_zoned(self.zone.clone());
-        let next = self.cron.find_next_occurrence(&after, false).ok()?;
-        let next = u64::try_from(next.timestamp().as_millisecond()).ok()?;
-        // Whatever a change of the clocks does in between: time goes on.
-        (next > wall_ms).then_some(next)
+        const HOUR_MS: u64 = 3_600_000;
+        // Where the clocks go back, a time that exists twice is taken as the first, which may have passed: then what comes
+        // after the hours that are there twice is next. A zone may also leave out a whole day.
+        (0..=26).find_map(|hours| {
+            let from = i64::try_from(wall_ms.checked_add(hours * HOUR_MS)?).ok()?;
+            let after = Timestamp::from_millisecond(from).ok()?.to_zoned(self.zone.clone());
+            let next = self.cron.find_next_occurrence(&after, false).ok()?;
+            let next = u64::try_from(next.timestamp().as_millisecond()).ok()?;
+            (next > wall_ms).then_some(next)
+        })
     }
 }
 
@@ -206,6 +211,13 @@ mod tests {
         // Too long ago.
         let course = Course::new(schedule("0 * * * *", "UTC"), Some(at - 500_000), at + 120_000);
         assert_eq!(course.next_ms(), Some(at + 3_600_000));
+    }
+
+    #[test]
+    fn a_day_that_a_zone_left_out_is_passed_over() {
+        // Apia went from the evening of 29 December 2011 to the morning of the 31st.
+        let next = schedule("0 0 * * *", "Pacific/Apia").next_after(1_325_152_800_000);
+        assert_eq!(next, Some(1_325_325_600_000));
     }
 
     proptest! {
