@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use super::target::{born_ms, wall_ms};
+use super::file::{born_ms, wall_ms};
 use super::{place, rotate};
 use crate::config::spec::Rotation;
 

@@ -107,6 +107,27 @@ impl Index {
         }
     }
 
+    /// The log was cut back to this length: what is written there next has a time of its own.
+    pub fn cut_back(&mut self, length: u64) {
+        self.last = None;
+        // A log without its index is a log all the same.
+        let _ = self.forget_from(length);
+    }
+
+    fn forget_from(&self, length: u64) -> io::Result<()> {
+        let file = File::options().read(true).write(true).open(&self.path)?;
+        let mut records = (file.metadata()?.len() as usize).saturating_sub(HEADER) / RECORD;
+        while records > 0 {
+            let mut offset = [0; 8];
+            file.read_exact_at(&mut offset, place(records - 1))?;
+            if u64::from_le_bytes(offset) < length {
+                break;
+            }
+            records -= 1;
+        }
+        file.set_len(place(records))
+    }
+
     /// The log has been put aside, its index with it.
     pub fn start_anew(&mut self) {
         self.last = None;
@@ -227,6 +248,17 @@ mod tests {
         index.note(700, 3);
         index.note(10, 4);
         assert_eq!(Times::of(&log).0, [(10, 4)]);
+    }
+
+    #[test]
+    fn a_log_that_was_cut_back_keeps_the_times_of_what_is_left() {
+        let (_folder, log, mut index) = index(Duration::ZERO);
+        for (offset, time) in [(0, 1), (50, 2), (90, 3)] {
+            index.note(offset, time);
+        }
+        index.cut_back(70);
+        index.note(70, 4);
+        assert_eq!(Times::of(&log).0, [(0, 1), (50, 2), (70, 4)]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod compress;
 mod direct;
+mod file;
 mod follow;
 mod history;
 mod index;

@@ -20,6 +20,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::place;
+use super::tail::last_lines;
 use super::target::Took;
 
 /// What is copied at a time where splice is refused. A pipe that says it is writable takes this much.
@@ -109,10 +110,25 @@ impl Open {
             return Ok(false);
         }
         let mut last = [0];
-        // Ours is open for writing alone: what reads it opens it again, whatever lies at its path by now.
-        let reading = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
-        reading.read_exact_at(&mut last, size - 1)?;
+        self.reading()?.read_exact_at(&mut last, size - 1)?;
         Ok(last != *b"\n")
+    }
+
+    /// Where the line begins in the middle of which it ends, no further back than `floor`; its size if it ends well.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn line_begins(&self, floor: u64) -> io::Result<u64> {
+        let size = self.size()?;
+        if size <= floor || !self.is_in_a_line()? {
+            return Ok(size);
+        }
+        Ok(last_lines(&self.reading()?, size, 1, size - floor)?.0)
+    }
+
+    /// Ours is open for writing alone: what reads it opens it again, whatever lies at its path by now.
+    fn reading(&self) -> io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
     /// Writes bytes of our own at its end: all or none.

@@ -1,6 +1,6 @@
 //! A log whose lines are rendered: stamped, as JSON, or put together from several streams.
 //!
-//! Owns the file, its committed position, its index, and when it is put aside. Reads spools, which hold the bytes as
+//! Owns the committed position of its file (`file`). Reads spools, which hold the bytes as
 //! they came (`spool`), and appends whole lines, a batch at a time.
 //!
 //! Exactly once, whenever the supervisor is killed: a batch is appended, then its position is committed. In between the
@@ -15,24 +15,17 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use super::compress::Asking;
-use super::index::{Index, Times};
+use super::file::{Found, LogFile, wall_ms};
+use super::index::Times;
 use super::line::Style;
-use super::open::Open;
 use super::position::{Position, PositionFile, SpoolId};
-use super::rotate;
 use super::tail::read_up_to;
-use super::target::{born_ms, wall_ms};
 use crate::config::spec::Rotation;
 
 /// What is read and rendered at a time, and the longest line that stays one.
 const BATCH: usize = 256 * 1024;
-/// How often a time is noted of a file with traffic.
-const NOTE_EVERY: Duration = Duration::from_millis(100);
-/// How often a file is looked for at its path.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is to be rendered of a spool.
 pub struct Source<'s> {
@@ -51,14 +44,9 @@ pub struct Source<'s> {
 /// A rendered file, by its path.
 #[derive(Debug)]
 pub struct Rendered {
-    path: PathBuf,
-    rotation: Rotation,
-    compressor: Asking,
-    open: Option<Open>,
+    file: LogFile,
     positions: PositionFile,
     position: Position,
-    index: Index,
-    born_ms: Option<u64>,
 }
 
 impl Rendered {
@@ -75,26 +63,17 @@ impl Rendered {
     ) -> io::Result<Rendered> {
         let (positions, mut position) = PositionFile::open(&position_path(folder, path))?;
         position.spools.retain(|id, _| is_known(id));
-        Ok(Rendered {
-            path: path.to_owned(),
-            rotation,
-            compressor,
-            open: None,
-            positions,
-            position,
-            index: Index::of(path, NOTE_EVERY),
-            born_ms: None,
-        })
+        Ok(Rendered { file: LogFile::new(path.to_owned(), rotation, compressor), positions, position })
     }
 
     /// Where it lies.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Is to be put aside by other rules from now on.
     pub fn set_rotation(&mut self, rotation: Rotation) {
-        self.rotation = rotation;
+        self.file.set_rotation(rotation);
     }
 
     /// How much of a spool stands in it.
@@ -147,14 +126,16 @@ impl Rendered {
         self.append(&text, first)?;
         self.position.spools.insert(source.id, at + whole as u64);
         self.commit_or_undo(source.id, at, text.len() as u64)?;
-        self.rotate_if_due();
+        if self.file.is_due(self.position.length) {
+            self.file.put_aside();
+        }
         Ok(whole)
     }
 
     /// Appends text, and counts it in the position that is not committed yet.
     fn append(&mut self, text: &[u8], time: u64) -> io::Result<()> {
         self.ensure_open()?;
-        let open = self.open.as_ref().expect("opened by the line above");
+        let open = self.file.opened().expect("opened by the line above");
         if !open.is_file() {
             return open.append(text);
         }
@@ -165,7 +146,7 @@ impl Rendered {
             self.positions.commit(&self.position)?;
         }
         open.append(text)?;
-        self.index.note(size, time);
+        self.file.note(size, time);
         self.position.length = size + text.len() as u64;
         Ok(())
     }
@@ -175,7 +156,7 @@ impl Rendered {
         if committed.is_err() {
             self.position.spools.insert(id, before);
             let length = self.position.length.saturating_sub(appended);
-            if let Some(open) = self.open.as_ref().filter(|open| open.is_file())
+            if let Some(open) = self.file.opened().filter(|open| open.is_file())
                 && open.set_len(length).is_ok()
             {
                 self.position.length = length;
@@ -197,41 +178,31 @@ impl Rendered {
 
     /// Opens the file unless it is open and still lies at its path; what was not committed of it goes.
     fn ensure_open(&mut self) -> io::Result<()> {
-        if let Some(open) = &mut self.open {
-            if open.looked.elapsed() < LOOK_EVERY {
-                return Ok(());
-            }
-            open.looked = Instant::now();
-            if open.is_at(&self.path) {
-                return Ok(());
-            }
-            self.index.start_anew();
-        } else if self.rotation.compress {
-            self.compressor.mend(&self.path);
+        match self.file.open()? {
+            (_, Found::Same) => Ok(()),
+            (_, Found::Another) => self.agree().inspect_err(|_| self.file.close()),
         }
-        let open = Open::at(&self.path)?;
-        self.born_ms = None;
-        if open.is_file() {
-            if open.identity != self.position.identity {
-                self.position.identity = open.identity;
-                self.position.length = open.size()?;
-                self.positions.commit(&self.position)?;
-            } else if open.size()? > self.position.length {
-                open.set_len(self.position.length)?;
-            }
-            if open.is_in_a_line().unwrap_or(false) {
-                open.append(b"\n")?;
-            }
+    }
+
+    /// Makes the position and a file that has just been opened say the same.
+    fn agree(&mut self) -> io::Result<()> {
+        let Some(open) = self.file.opened().filter(|open| open.is_file()) else { return Ok(()) };
+        if open.identity != self.position.identity {
+            self.position.identity = open.identity;
+            self.position.length = open.size()?;
+            self.positions.commit(&self.position)?;
+        } else if open.size()? > self.position.length {
+            open.set_len(self.position.length)?;
         }
-        self.open = Some(open);
+        if open.is_in_a_line().unwrap_or(false) {
+            open.append(b"\n")?;
+        }
         Ok(())
     }
 
-    /// The next line goes to what lies at its path then.
+    /// Has the file looked for at its path before the next line.
     pub fn reopen(&mut self) {
-        if let Some(open) = &mut self.open {
-            open.looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or(open.looked);
-        }
+        self.file.reopen();
     }
 
     /// Empties the file.
@@ -240,36 +211,7 @@ impl Rendered {
     /// Those of `open(2)` and `ftruncate(2)`.
     pub fn flush(&mut self) -> io::Result<()> {
         self.ensure_open()?;
-        if let Some(open) = self.open.as_ref().filter(|open| open.is_file()) {
-            open.set_len(0)?;
-            self.index.reset();
-            self.born_ms = None;
-        }
-        Ok(())
-    }
-
-    fn rotate_if_due(&mut self) {
-        let path = &self.path;
-        let age = match self.rotation.max_age {
-            Some(_) => wall_ms().saturating_sub(*self.born_ms.get_or_insert_with(|| born_ms(path))),
-            None => 0,
-        };
-        let is_ours = |open: &Open| open.is_file() && open.is_at(&self.path);
-        if !rotate::is_due(&self.rotation, self.position.length, Duration::from_millis(age))
-            || !self.open.as_ref().is_some_and(is_ours)
-        {
-            return;
-        }
-        match rotate::put_aside(&self.path, self.rotation.keep) {
-            Ok(()) => {
-                self.open = None;
-                self.index.start_anew();
-                if self.rotation.compress {
-                    self.compressor.compress(&self.path);
-                }
-            }
-            Err(error) => tracing::warn!("the log {} cannot be put aside: {error}", self.path.display()),
-        }
+        self.file.empty()
     }
 }
 

@@ -21,13 +21,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 
+use super::file::wall_ms;
 use super::index::{Index, Times};
 use super::line::Style;
 use super::open::Open;
 use super::position::SpoolId;
 use super::pump::{Kind, StreamKey};
 use super::rendered::{Rendered, Source};
-use super::target::{Took, wall_ms};
+use super::target::Took;
 
 /// What may wait to be rendered.
 const MOST: u64 = 8 * 1024 * 1024;
