@@ -139,9 +139,7 @@ impl Target {
         let is_own = self.writer.is_some_and(|writer| writer.stream == stream);
         let most = match is_shared || wants_rotation {
             // No further than it may grow, and a page at least.
-            false => {
-                self.file.most_bytes().map_or(most, |full| most.min(full.saturating_sub(size).max(4096) as usize))
-            }
+            false => self.file.most_bytes().map_or(most, |full| most.min(full.saturating_sub(size).max(4096) as usize)),
             true => match self.look(stream, pipe, is_own, is_shared, wants_rotation)? {
                 Look::Move(bytes) => bytes,
                 Look::Not(took) => return Ok(took),
