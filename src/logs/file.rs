@@ -94,10 +94,11 @@ impl LogFile {
     }
 
     fn open_anew(&mut self) -> io::Result<()> {
+        // Where that fails, what was open stays, since it has the carry.
+        let mut open = Open::at(&self.path).inspect_err(|_| self.reopen())?;
         // Deleted or replaced, if there was one. The carry, if any, goes to the new one.
         let before = self.open.take();
         let is_first = before.is_none();
-        let mut open = Open::at(&self.path)?;
         open.carry = before.map(|open| open.carry).unwrap_or_default();
         self.born_ms = None;
         if !is_first {

@@ -7,7 +7,8 @@
 //! Invariants
 //! - Every byte that is in a file when it is looked at is handed out once, in order. Two exceptions that nobody can see:
 //!   a file that is truncated and has grown beyond its old size before the next look, and files that were put aside and
-//!   removed as too many before they were read.
+//!   removed as too many before they were read. And one that is meant: a line that is begun and then cut off (its rest
+//!   was lost on a full disk) is not handed out.
 //! - What is kept of one line is at most [`LINE_LIMIT`].
 
 use std::collections::VecDeque;
@@ -22,6 +23,8 @@ use super::index::{self, Times};
 use super::tail::LINE_LIMIT;
 
 const BLOCK: usize = 64 * 1024;
+/// Bytes of the last line that are kept, to know it again.
+const KNOWN_BEFORE: usize = 64;
 const SHORT_PAUSE: Duration = Duration::from_millis(10);
 const LONG_PAUSE: Duration = Duration::from_millis(100);
 
@@ -66,9 +69,12 @@ struct Followed {
     path: PathBuf,
     open: Option<Segment>,
     at: u64,
-    /// The beginning of a line, and where it is.
+    /// The beginning of a line, or what was not handed out of it, and where that is.
     begun: Vec<u8>,
     begun_at: u64,
+    /// Where the line begins, and what is before that, as far as it is known.
+    line_at: u64,
+    before: Vec<u8>,
     times: Option<Known>,
 }
 
@@ -115,7 +121,7 @@ impl Follower {
         };
         let (open, at) = start.map_or((None, 0), |start| (Some(start.segment), start.offset));
         let (begun, path) = (Vec::new(), path.to_owned());
-        self.files.push(Followed { path, open, at, begun, begun_at: at, times: None });
+        self.files.push(Followed { path, open, at, begun, begun_at: at, line_at: at, before: Vec::new(), times: None });
         Ok(self.files.len() - 1)
     }
 
@@ -166,7 +172,8 @@ impl Followed {
             Some(number) => Segment::after(&self.path, number)?,
             None => Segment::current(&self.path)?,
         };
-        (self.at, self.begun_at, self.times) = (0, 0, None);
+        (self.at, self.begun_at, self.line_at, self.times) = (0, 0, 0, None);
+        self.before.clear();
         Ok(())
     }
 
@@ -189,9 +196,15 @@ impl Followed {
             }
         }
         let Some(segment) = &self.open else { return Ok(false) };
-        if size.is_some_and(|size| size < self.at) {
-            self.cut(number, lines);
-            (self.at, self.begun_at, self.times) = (0, 0, None);
+        if let Some(size) = size.filter(|size| *size < self.at) {
+            if size == self.line_at && self.is_as_before() {
+                // The line that was begun was cut off, since its rest is lost.
+                self.begun.clear();
+                (self.at, self.begun_at) = (size, size);
+            } else {
+                self.cut(number, lines);
+                (self.at, self.begun_at, self.line_at, self.times) = (0, 0, 0, None);
+            }
             return Ok(true);
         }
         // Read to its end; only then is a file left that is not at its path any more. What was written to it between
@@ -203,6 +216,14 @@ impl Followed {
         self.cut(number, lines);
         self.go_on(Some(aside))?;
         Ok(self.open.is_some())
+    }
+
+    /// Whether what is before the line is what it was: the file was not emptied and written anew.
+    fn is_as_before(&mut self) -> bool {
+        let Some(segment) = &mut self.open else { return false };
+        let mut now = vec![0; self.before.len()];
+        let from = self.line_at - now.len() as u64;
+        !now.is_empty() && segment.read_at(&mut now, from).is_ok_and(|read| read == now.len()) && now == self.before
     }
 
     /// Reads the segment's times again if there are more of them.
@@ -231,8 +252,14 @@ impl Followed {
             if newline.is_some() || self.begun.len() == LINE_LIMIT && !block.is_empty() {
                 let bytes = std::mem::take(&mut self.begun);
                 let time = self.time();
-                lines.push_back(Line { file: number, bytes, ended: newline.is_some(), time });
                 self.begun_at = self.at;
+                if newline.is_some() {
+                    self.line_at = self.at;
+                    self.before.clear();
+                    self.before.extend_from_slice(&bytes[bytes.len().saturating_sub(KNOWN_BEFORE)..]);
+                    self.before.push(b'\n');
+                }
+                lines.push_back(Line { file: number, bytes, ended: newline.is_some(), time });
             }
         }
     }

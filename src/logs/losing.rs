@@ -1,7 +1,7 @@
 //! What is dropped of a stream whose file has taken nothing for too long, so that its instance need not wait.
 //!
-//! Owns the count. Whole lines are dropped: what is written again begins with a line, after one that says how much is
-//! missing. The count is that of this process: what a supervisor drops and does not live to tell is missing in it.
+//! Owns the count. Whole lines are dropped: of a line that was begun in the file the beginning is cut off there and
+//! counted here, and what is written again begins with a line, after one that says how much is missing. The count is that of this process: what a supervisor drops and does not live to tell is missing in it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,10 +20,24 @@ pub struct Lost {
 }
 
 impl Lost {
+    /// This and what was lost after it.
+    pub fn and(self, more: Lost) -> Lost {
+        Lost { lines: self.lines + more.lines, bytes: self.bytes + more.bytes }
+    }
+
     /// What is written where the log goes on.
     pub fn in_words(self, why: &io::Error) -> String {
         format!("-- herdwire: {} lines ({} bytes) are missing here: {why} --", self.lines, self.bytes)
     }
+}
+
+/// What is lost before anything is dropped from the pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GivenUp {
+    /// What was cut off the file, or read and not written.
+    pub lost: Lost,
+    /// Whether the pipe begins with the rest of a line.
+    pub in_a_line: bool,
 }
 
 /// A stream that is being dropped.
@@ -36,9 +50,9 @@ pub struct Losing {
 }
 
 impl Losing {
-    /// Nothing is lost yet.
-    pub fn new() -> Losing {
-        Losing { lost: Lost::default(), in_a_line: false, tried: Instant::now() }
+    /// Begins with what is given up of what has left the pipe.
+    pub fn after(given_up: GivenUp) -> Losing {
+        Losing { lost: given_up.lost, in_a_line: given_up.in_a_line, tried: Instant::now() }
     }
 
     /// Whether somebody waits: the pipe is half full, and can be written to.
@@ -118,7 +132,7 @@ mod tests {
     fn what_is_dropped_is_counted_and_ends_with_a_line() {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
         let mut write = File::from(write);
-        let mut losing = Losing::new();
+        let mut losing = Losing::after(GivenUp::default());
         write.write_all(b"one\ntw").unwrap();
         assert!(!Losing::is_called_for(&read));
         assert_eq!(losing.drop_some(&read, 1000).unwrap(), Some(6));
@@ -133,5 +147,16 @@ mod tests {
         assert_eq!(&rest, b"three\n");
         write.write_all(&[b'x'; 40_000]).unwrap();
         assert!(Losing::is_called_for(&read.into()));
+    }
+    #[test]
+    fn a_line_that_was_cut_off_is_lost_as_a_whole_and_counts_once() {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let cut = Lost { lines: 0, bytes: 4 };
+        let mut losing = Losing::after(GivenUp { lost: cut, in_a_line: true });
+        assert_eq!(losing.lost(), Lost { lines: 1, bytes: 4 });
+        assert!(!losing.is_between_lines(&read));
+        File::from(write).write_all(b"rest\nnext\n").unwrap();
+        assert!(losing.is_between_lines(&read));
+        assert_eq!(losing.lost(), Lost { lines: 1, bytes: 9 });
     }
 }

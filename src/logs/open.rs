@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::fcntl::{SpliceFFlags, splice};
+use nix::fcntl::{FallocateFlags, SpliceFFlags, fallocate, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::place;
@@ -144,6 +144,21 @@ impl Open {
             // What is there of them is not whole.
             let _ = self.file.set_len(end);
         })
+    }
+
+    /// Makes sure that it takes so many bytes more, where its file system can tell.
+    ///
+    /// # Errors
+    /// It does not (`ENOSPC`, `EDQUOT`, `EIO`).
+    pub fn reserve(&self, bytes: usize) -> io::Result<()> {
+        if !self.is_file() {
+            return Ok(());
+        }
+        let (from, bytes) = (self.end()?, bytes as libc::off_t);
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, bytes) {
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Moves at most `most` bytes from the pipe to the end.

@@ -65,12 +65,11 @@ pub struct StreamKey {
 /// What the pump has to tell.
 #[derive(Debug)]
 pub enum Event {
-    /// Everything is in the file and nobody can write to the pipe any more: the store may forget it. Ends a trouble,
-    /// too.
+    /// Everything is in the file and nobody can write to the pipe any more: the store may forget it.
     Closed(StreamKey),
-    /// The file takes nothing. Told once until it is over or the reason is another. Nothing is lost: the instance
-    /// waits once its pipe is full.
-    Trouble { stream: StreamKey, path: PathBuf, error: io::Error },
+    /// The file takes nothing. Told once until it is over or something about it is another. While nothing `drops`, the
+    /// instance waits once its pipe is full, and nothing is lost.
+    Trouble { stream: StreamKey, path: PathBuf, error: io::Error, drops: bool },
     /// The trouble is over.
     Recovered(StreamKey),
     /// The trouble lasted so long that lines were dropped, all of which is said in the log, too.

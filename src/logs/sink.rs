@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::line::Style;
+use super::losing::GivenUp;
 use super::place::{self, Paths};
 use super::pump::{Kind, Shared, StreamKey};
 use super::spool::{self, Spool};
@@ -80,13 +81,25 @@ impl Sink {
         }
     }
 
+    /// Gives up what has left the pipe and is no whole line.
+    ///
+    /// # Errors
+    /// The file cannot be read or cut.
+    pub fn give_up(&mut self, stream: StreamKey) -> io::Result<GivenUp> {
+        match self {
+            Sink::File(target) => lock(target).give_up(stream),
+            Sink::Spool { spool: Some(spool), .. } => spool.give_up(),
+            Sink::Spool { spool: None, .. } => Ok(GivenUp::default()),
+        }
+    }
+
     /// Writes a line of our own.
     ///
     /// # Errors
-    /// It takes nothing.
+    /// It takes nothing, or not now (`WouldBlock`).
     pub fn say(&mut self, line: &str, stream: StreamKey, pipe: &OwnedFd, shared: &Shared) -> io::Result<()> {
         match self {
-            Sink::File(target) => lock(target).say(line),
+            Sink::File(target) => lock(target).say(line, stream),
             Sink::Spool { plan, spool } => opened(plan, spool, stream, pipe, shared)?.say(line),
         }
     }

@@ -24,7 +24,9 @@ use nix::unistd::{Whence, lseek};
 use super::file::wall_ms;
 use super::index::{Index, Times};
 use super::line::Style;
+use super::losing::{GivenUp, Lost};
 use super::open::Open;
+use super::peek::REACH;
 use super::position::SpoolId;
 use super::pump::{Kind, StreamKey};
 use super::rendered::{Rendered, Source};
@@ -93,16 +95,15 @@ impl Spool {
     /// # Errors
     /// The spool takes nothing, or a log takes nothing and the spool is full: what is in the pipe stays there.
     pub fn take(&mut self, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
-        if self.length - self.done() >= MOST {
-            self.render(false)?;
-        }
+        self.make_room()?;
         let took = self.open.take(pipe, most)?;
         match took {
-            Took::Bytes(bytes) => {
+            Took::Bytes(_) => {
                 let now = wall_ms();
                 self.index.note(self.length, now);
                 self.times.0.push((self.length, now));
-                self.length += bytes as u64;
+                // Asked for, since a write that failed half-way is finished by the next one.
+                self.length = self.open.size()?;
                 // Noticed at the next take, if it is not over by then.
                 self.render_later();
             }
@@ -126,11 +127,37 @@ impl Spool {
         &self.logs
     }
 
+    /// Renders what fills the spool.
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.length - self.done() >= MOST { self.render(false) } else { Ok(()) }
+    }
+
+    /// Cuts off the beginning of a line, as far as it is not rendered, and what was read and not written.
+    ///
+    /// # Errors
+    /// The spool cannot be read or cut.
+    pub fn give_up(&mut self) -> io::Result<GivenUp> {
+        let size = self.open.size()?;
+        let carry = std::mem::take(&mut self.open.carry);
+        let was_in_a_line = self.open.is_in_a_line()?;
+        let rendered = self.logs.iter().map(|log| lock(log).done(self.id)).max().unwrap_or(0);
+        let begun = self.open.line_begins(rendered.max(self.hole))?.min(size);
+        self.open.set_len(begun)?;
+        self.length = begun;
+        self.index.cut_back(begun);
+        self.times.0.retain(|(from, _)| *from < begun);
+        let lines = carry.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let lost = Lost { lines, bytes: size - begun + carry.len() as u64 };
+        Ok(GivenUp { lost, in_a_line: carry.last().map_or(was_in_a_line, |last| *last != b'\n') })
+    }
+
     /// Writes a line of our own, as if the instance had.
     ///
     /// # Errors
-    /// The spool takes nothing.
+    /// The spool takes little, or is full since a log takes nothing.
     pub fn say(&mut self, line: &str) -> io::Result<()> {
+        self.make_room()?;
+        self.open.reserve(REACH)?;
         let before = if self.open.is_in_a_line().unwrap_or(false) { "\n" } else { "" };
         self.open.append(format!("{before}{line}\n").as_bytes())?;
         self.times.0.push((self.length, wall_ms()));
@@ -178,10 +205,12 @@ impl Spool {
                 self.index.reset();
             }
         }
-        if done - self.hole < HOLE {
+        if done.saturating_sub(self.hole) <= HOLE {
             return;
         }
-        let end = done - done % 4096;
+        // The last byte stays: it tells whether a line is open.
+        let last = done - 1;
+        let end = last - last % 4096;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let (from, length) = (self.hole as libc::off_t, (end - self.hole) as libc::off_t);
         // On a file system that has no holes the spool grows until its stream has ended.

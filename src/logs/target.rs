@@ -10,6 +10,7 @@
 //!   newline, or until nothing has come of it for [`SILENCE`] while others wait.
 //! - Where somebody else's line is not finished and will not be, a newline is put before what follows. That is the only
 //!   byte that is not an instance's, but for the line about lost ones.
+//! - A line whose rest is lost does not stay there as a piece, unless the piece is very long.
 //! - Whose line it is stands in the index before the first byte of it moves, so a successor goes on rightly.
 //! - A file is put aside at the end of a line, unless one line alone is twice as long as a file may be.
 
@@ -23,7 +24,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::compress::Asking;
 use super::file::{LogFile, wall_ms};
 use super::index::Writer;
-use super::peek::{Peek, Seen};
+use super::losing::{GivenUp, Lost};
+use super::peek::{Peek, REACH, Seen};
 use super::pump::StreamKey;
 use crate::config::spec::Rotation;
 
@@ -175,11 +177,38 @@ impl Target {
         Ok(took)
     }
 
-    /// Writes a line of our own.
+    /// Gives up what has left a stream's pipe and is no whole line: the beginning of one is cut off the file.
     ///
     /// # Errors
-    /// The file cannot be opened or takes nothing.
-    pub fn say(&mut self, line: &str) -> io::Result<()> {
+    /// The file cannot be opened, read or cut.
+    pub fn give_up(&mut self, stream: StreamKey) -> io::Result<GivenUp> {
+        let (open, _) = self.file.open()?;
+        let is_own = !open.is_file() || self.writer.is_some_and(|writer| writer.stream == stream);
+        if !is_own {
+            return Ok(GivenUp::default());
+        }
+        let carry = std::mem::take(&mut open.carry);
+        let was_in_a_line = is_in_a_line(&self.file);
+        let cut = if was_in_a_line { self.file.cut_back()? } else { 0 };
+        let lines = carry.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let lost = Lost { lines, bytes: cut + carry.len() as u64 };
+        Ok(GivenUp { lost, in_a_line: carry.last().map_or(was_in_a_line, |last| *last != b'\n') })
+    }
+
+    /// Writes a line of our own, about a stream.
+    ///
+    /// # Errors
+    /// The file cannot be opened or takes little; another's line has to be finished first (`WouldBlock`).
+    pub fn say(&mut self, line: &str, stream: StreamKey) -> io::Result<()> {
+        let (open, _) = self.file.open()?;
+        if !open.flush()? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        open.reserve(REACH)?;
+        let is_own = self.writer.is_some_and(|writer| writer.stream == stream);
+        if !is_own && open.is_file() && !self.hand_over(stream)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let (open, _) = self.file.open()?;
         let before = if open.is_in_a_line().unwrap_or(false) { "\n" } else { "" };
         open.append(format!("{before}{line}\n").as_bytes())

@@ -1,4 +1,8 @@
 //! What becomes of a stream whose file takes nothing.
+//!
+//! Its instance waits for as long as the pump has patience; then what fills its pipe is dropped and counted, and a line
+//! says so where the log goes on. A file that takes nothing again before it has taken a pipe full gets no new patience:
+//! a disk that stays full has room for a line now and then.
 
 use std::io;
 use std::time::Duration;
@@ -8,6 +12,7 @@ use super::stream::{State, Stream};
 use super::turn::{Served, TURN_BYTES};
 use super::work::Shared;
 use crate::logs::losing::Losing;
+use crate::logs::peek::REACH;
 
 /// How long after a failure the same is tried again.
 pub const RETRY: Duration = Duration::from_secs(1);
@@ -21,8 +26,9 @@ impl Shared {
         if losing.is_time(RETRY.min(self.patience)) && losing.is_between_lines(pipe) {
             match stream.sink.say(&losing.lost().in_words(&error), stream.key, pipe, self) {
                 Ok(()) => {
-                    stream.lost = Some(losing.lost());
+                    stream.lost = Some(stream.lost.unwrap_or_default().and(losing.lost()));
                     (stream.losing, stream.failing) = (None, None);
+                    stream.unproven = REACH;
                     return None;
                 }
                 Err(error) => stream.trouble = error.raw_os_error().or(stream.trouble),
@@ -48,7 +54,9 @@ impl Stream {
     pub fn start_losing(&mut self) {
         let State::Open { pipe, .. } = &self.state else { return };
         if Losing::is_called_for(pipe) {
-            self.losing = Some(Losing::new());
+            // A file that cannot even be cut keeps the piece; a newline will follow it.
+            let given_up = self.sink.give_up(self.key).unwrap_or_default();
+            self.losing = Some(Losing::after(given_up));
         }
     }
 }

@@ -26,14 +26,16 @@ pub struct Stream {
     pub failing: Option<Instant>,
     /// What is being dropped, since that took too long.
     pub losing: Option<Losing>,
+    /// So many bytes have to be moved until the file is trusted again.
+    pub unproven: usize,
     /// What was dropped and is not told.
     pub lost: Option<Lost>,
     /// The last wait for a target that is slow.
     pub slow: Duration,
     /// The number of the error that the file gives now.
     pub trouble: Option<i32>,
-    /// The one that was told.
-    pub told: Option<i32>,
+    /// The one that was told, and whether lines were being dropped for it.
+    pub told: Option<(i32, bool)>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Stream {
             state: State::Open { pipe, watch: Watch::From(Instant::now()) },
             failing: None,
             losing: None,
+            unproven: 0,
             lost: None,
             slow: Duration::ZERO,
             trouble: None,
@@ -78,12 +81,17 @@ impl Stream {
         match self.state {
             State::Open { watch: Watch::From(time), .. } => Some(time),
             State::Open { .. } if self.sink.waits().is_some() || self.losing.is_some() => Some(Instant::now() + RETRY),
-            State::Open { .. } if self.trouble != self.told || self.lost.is_some() => {
+            State::Open { .. } if self.ails() != self.told || self.lost.is_some() => {
                 Some(Instant::now() + REPORT_AGAIN)
             }
             State::Ended => Some(Instant::now() + REPORT_AGAIN),
             State::Open { .. } | State::Gone => None,
         }
+    }
+
+    /// What is wrong with its file, and whether lines are dropped for it.
+    pub fn ails(&self) -> Option<(i32, bool)> {
+        self.trouble.map(|number| (number, self.losing.is_some()))
     }
 
     /// The next thing to tell of it.
@@ -92,13 +100,15 @@ impl Stream {
             return Some(Event::Lost { stream: self.key, path: self.sink.path(), lost });
         }
         match self.state {
+            State::Ended if self.told.is_some() => Some(Event::Recovered(self.key)),
             State::Ended => Some(Event::Closed(self.key)),
-            State::Open { .. } if self.trouble != self.told => Some(match self.trouble {
+            State::Open { .. } if self.ails() != self.told => Some(match self.ails() {
                 None => Event::Recovered(self.key),
-                Some(number) => Event::Trouble {
+                Some((number, drops)) => Event::Trouble {
                     stream: self.key,
                     path: self.sink.path(),
                     error: io::Error::from_raw_os_error(number),
+                    drops,
                 },
             }),
             State::Open { .. } | State::Gone => None,

@@ -51,6 +51,10 @@ impl Shared {
                 Err(error) => break Err(error.raw_os_error().unwrap_or(libc::EIO)),
             }
         };
+        stream.unproven = stream.unproven.saturating_sub(match &outcome {
+            Ok(Served::Some(all)) => *all,
+            _ => moved,
+        });
         stream.trouble = outcome.as_ref().err().copied().or_else(|| stream.sink.waits());
         match outcome {
             Ok(Served::Over) => self.over(stream),
@@ -66,7 +70,7 @@ impl Shared {
             Err(_) => {
                 let since = *stream.failing.get_or_insert_with(Instant::now);
                 self.pause(stream, RETRY.min(self.patience));
-                if since.elapsed() >= self.patience {
+                if since.elapsed() >= self.patience || stream.unproven > 0 {
                     stream.start_losing();
                 }
             }
@@ -83,6 +87,7 @@ impl Shared {
     fn over(&self, stream: &mut Stream) {
         self.unwatch(stream);
         stream.sink.leave(stream.key, true);
+        stream.trouble = None;
         stream.state = State::Ended;
     }
 
@@ -126,7 +131,7 @@ impl Shared {
                 stream.lost = None;
                 continue;
             }
-            stream.told = stream.trouble;
+            stream.told = stream.ails();
             if is_end {
                 stream.state = State::Gone;
                 self.table().forget(stream.token, stream.key);

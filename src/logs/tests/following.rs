@@ -109,3 +109,20 @@ fn a_follower_of_a_flood_that_is_put_aside_misses_nothing() {
     }
     child.wait().unwrap();
 }
+
+#[test]
+fn a_line_that_is_cut_off_is_not_shown_and_nothing_is_shown_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("a.log");
+    fs::write(&log, "one\ntw").unwrap();
+    let mut follower = Follower::new();
+    follower.add(&log, From::Start).unwrap();
+    let next = |follower: &mut Follower| follower.next(Duration::ZERO).unwrap().map(|line| line.bytes);
+    assert_eq!(next(&mut follower).unwrap(), b"one");
+    assert_eq!(next(&mut follower), None);
+    File::options().write(true).open(&log).unwrap().set_len(4).unwrap();
+    assert_eq!(next(&mut follower), None);
+    File::options().append(true).open(&log).unwrap().write_all(b"three\n").unwrap();
+    assert_eq!(next(&mut follower).unwrap(), b"three");
+    assert_eq!(next(&mut follower), None);
+}

@@ -432,7 +432,7 @@ fn a_file_that_cannot_be_opened_is_told_once_and_nothing_is_lost() {
     bench.pump.attach(key(1), read, raw(&path));
     write.write_all(b"kept\n").unwrap();
     match bench.event() {
-        Event::Trouble { stream, path: at, error } => {
+        Event::Trouble { stream, path: at, error, drops: false } => {
             assert_eq!((stream, at.as_path(), error.raw_os_error()), (key(1), path.as_path(), Some(libc::ENOTDIR)));
         }
         other => panic!("no trouble but {other:?}"),
