@@ -29,7 +29,7 @@ use super::journal::Journal;
 use super::ordering::Turns;
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
-use super::requests::Pending;
+use super::answers::Pending;
 use super::saving::Saving;
 use super::settings::Sections;
 use super::spawner::{Order, Outcome};

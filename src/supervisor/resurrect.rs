@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::control::{Failure, Response};
 use super::core::Core;
-use super::requests::Goal;
+use super::answers::Goal;
 use super::saved::{Aftermath, Document, SavedApp, SavedInstance, files};
 use crate::config::spec::Rules;
 use crate::process::{self, Ended};
