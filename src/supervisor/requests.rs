@@ -16,7 +16,7 @@ use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::registry::{Entry, Process, Role};
 use crate::config::spec::{AppSpec, Settings};
-use crate::lifecycle::{Event as Life, Instance, State};
+use crate::lifecycle::{By, Event as Life, Instance, State};
 use crate::process::listen;
 use crate::snapshot::Snapshot;
 
@@ -94,7 +94,7 @@ impl Core {
         let mut goals = Vec::new();
         let mut refused = None;
         for (spec, listeners) in apps.into_iter().zip(bound) {
-            match self.start_app(spec, listeners).await {
+            match self.start_app(spec, listeners, By::Hand).await {
                 Ok(more) => goals.extend(more),
                 Err(failure) => {
                     refused = Some(failure);
@@ -137,18 +137,19 @@ impl Core {
         &mut self,
         spec: AppSpec,
         listeners: Vec<OwnedFd>,
+        by: By,
     ) -> Result<Vec<(u32, Goal)>, Failure> {
         let known = self.registry.app_named(&spec.name).map(|app| app.id);
         if let Some(id) = known.filter(|_| spec.autostart) {
             // Before the new spec is in force: should this supervisor die in between, its successor restarts the rest.
             let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
-            self.queue_starts(&ids).await;
+            self.queue_starts_by(&ids, by).await;
         }
         let autostart = spec.autostart;
         let id = self.take_app(spec, listeners).await?;
         let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).filter(|_| autostart).collect();
         let goals = ids.iter().map(|instance| (*instance, self.goal_online(*instance))).collect();
-        self.queue_starts(&ids).await;
+        self.queue_starts_by(&ids, by).await;
         Ok(goals)
     }
 
@@ -234,7 +235,10 @@ impl Core {
             match event {
                 Life::Stop => self.queue_stops(&[id]),
                 // It is on its way already, or comes back once it is gone.
-                Life::Start if life.has_process() => self.live(id, event).await,
+                Life::Start if life.has_process() => {
+                    self.attribute(id, By::Hand);
+                    self.live(id, event).await;
+                }
                 _ => self.queue_starts(&[id]).await,
             }
             goals.push((id, goal));
