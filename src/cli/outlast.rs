@@ -55,7 +55,7 @@ impl From<&AppSpec> for Wanted {
         Wanted {
             name: spec.name.clone(),
             instances: spec.instances,
-            args: spec.command.args.clone(),
+            args: spec.arguments().1.to_vec(),
             script: spec.script.clone(),
             cwd: spec.cwd.clone(),
             autostart: spec.autostart,

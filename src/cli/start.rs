@@ -16,6 +16,7 @@ use super::{describe, list, select};
 use crate::config::file::{AppFile, File, Instances};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, At, ConfigError, Place, Problem, Resolved, Surroundings, units};
+use crate::process::env_file;
 use crate::snapshot::{ExitView, InstanceView, Snapshot, Status};
 use crate::supervisor::control::{Failure, Request, Response};
 
@@ -58,8 +59,23 @@ pub fn load(path: &Path, surroundings: &Surroundings) -> Result<config::Loaded, 
         });
     }
     let loaded = config::load(path, surroundings)?;
+    check_env_files(&loaded.resolved)
+        .map_err(|error| ConfigError { file: Some(path.to_owned()), ..error })
+        .map_err(CliError::from)?;
     warn(&loaded.resolved);
     Ok(loaded)
+}
+
+/// Reads the apps' files of variables and forgets them: what is wrong with one is better said here than at each spawn.
+fn check_env_files(resolved: &Resolved) -> Result<(), ConfigError> {
+    for app in &resolved.apps {
+        env_file::read(&app.env_files).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let (key, reason) = ("env_file".to_owned(), format!("app `{}`: {error}{cause}", app.name));
+            ConfigError::at(Place::Whole, Problem::Value { key, reason, hint: error.hint() })
+        })?;
+    }
+    Ok(())
 }
 
 fn warn(resolved: &Resolved) {
@@ -115,6 +131,7 @@ fn start_one(
     }
     let file = File { apps: vec![app_file(target, options)?], ..File::default() };
     let resolved = config::resolve(&file, surroundings).map_err(|error| options.flags.place(error))?;
+    check_env_files(&resolved)?;
     warn(&resolved);
     start_new(client, resolved, PathBuf::new(), before.as_ref(), out)
 }

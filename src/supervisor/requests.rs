@@ -15,7 +15,8 @@ use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
 use super::registry::{Entry, Process, Role};
-use crate::config::spec::{AppSpec, Settings};
+use crate::config::address;
+use crate::config::spec::{AppSpec, ListenAddress, Settings};
 use crate::lifecycle::{By, Event as Life, Instance, State};
 use crate::process::listen;
 use crate::snapshot::Snapshot;
@@ -120,17 +121,27 @@ impl Core {
                 Some(socket) => socket.try_clone().map_err(|error| {
                     Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
                 })?,
-                None => listen::bind(address).map_err(|error| {
-                    let failure = Failure::new(format!("app `{}`: {error}", spec.name));
-                    let failure = std::error::Error::source(&error)
-                        .into_iter()
-                        .fold(failure, |failure, cause| failure.cause(cause));
-                    error.hint().into_iter().fold(failure, Failure::hint)
-                })?,
+                None => self.bind_new(spec, address)?,
             };
             sockets.push(socket);
         }
         Ok(sockets)
+    }
+
+    fn bind_new(&self, spec: &AppSpec, address: &ListenAddress) -> Result<OwnedFd, Failure> {
+        // The kernel would only say that it is in use.
+        let others = self.registry.apps.values().filter(|app| app.spec.name != spec.name);
+        if let Some(other) = others.filter(|app| app.holds(address)).map(|app| &app.spec.name).next() {
+            let address = address::display(address);
+            let what = format!("app `{}`: address `{address}` is already taken by app `{other}`", spec.name);
+            return Err(Failure::new(what).hint("give one of them another port"));
+        }
+        listen::bind(address).map_err(|error| {
+            let failure = Failure::new(format!("app `{}`: {error}", spec.name));
+            let cause = std::error::Error::source(&error);
+            let failure = cause.into_iter().fold(failure, |failure, cause| failure.cause(cause));
+            error.hint().into_iter().fold(failure, Failure::hint)
+        })
     }
 
     pub(super) async fn start_app(
