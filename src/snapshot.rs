@@ -108,7 +108,11 @@ pub struct InstanceView {
     /// Resident set, in bytes.
     pub memory_bytes: u64,
     pub script: PathBuf,
+    /// Its own arguments, behind the script.
     pub args: Vec<String>,
+    /// The interpreter's, before the script.
+    #[serde(default)]
+    pub node_args: Vec<String>,
     pub interpreter: String,
     pub cwd: PathBuf,
     pub out_log: PathBuf,

@@ -69,6 +69,7 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
         ("script", instance.script.display().to_string()),
         ("arguments", arguments(&instance.args)),
         ("interpreter", instance.interpreter.clone()),
+        ("its arguments", arguments(&instance.node_args)),
         ("cwd", instance.cwd.display().to_string()),
         ("out log", instance.out_log.display().to_string()),
         ("error log", instance.error_log.display().to_string()),
@@ -78,6 +79,7 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
         ("listens on", or_none(&instance.listen.join(", "))),
         ("slot in the wire", instance.slot.map_or_else(|| "none".to_owned(), |slot| slot.to_string())),
     ];
+    rows.retain(|(key, _)| *key != "its arguments" || !instance.node_args.is_empty());
     rows.extend(health(&instance.health));
     if let Some(exit) = instance.last_exit {
         rows.insert(1, ("last exit", exit_text(exit)));

@@ -61,6 +61,7 @@ impl Flag {
         match (self.shape, self.key) {
             (Number, _) => "N",
             (List, "groups") => "GROUPS",
+            (Text, "node_args") => "ARGS",
             (List, "limits") => "NAME=LIMIT",
             (List, _) => "LIST",
             (Seconds, _) => "TIME",
@@ -78,6 +79,7 @@ impl Flag {
 #[rustfmt::skip] // one line each: this is a table
 const FLAGS: &[Flag] = &[
     flag("--env-file", "env_file", List, "Files of variables, read when an instance is made; -FILE may be missing"),
+    flag("--node-args", "node_args", Text, "Arguments of the interpreter, before the script").or(&["interpreter-args"]),
     flag("--no-autostart", "autostart", Word("false"), "Only add it"),
     flag("--min-uptime", "min_uptime", Text, "An instance that lived this long has started well"),
     flag("--restart-window", "restart_window", Text, "How long a quick death counts"),

@@ -51,13 +51,14 @@ fn pm2_env(instance: &InstanceView, supervisor: &SupervisorView) -> Map<String, 
     record.extend(texts(instance, supervisor).map(|(key, value)| (key.to_owned(), Value::from(value))));
     record.extend(numbers(instance).map(|(key, value)| (key.to_owned(), Value::from(value))));
     record.extend(flags(instance).map(|(key, value)| (key.to_owned(), Value::from(value))));
-    for key in ["node_args", "filter_env", "axm_actions"] {
+    for key in ["filter_env", "axm_actions"] {
         record.insert(key.to_owned(), json!([]));
     }
     for key in ["axm_monitor", "axm_options", "axm_dynamic"] {
         record.insert(key.to_owned(), json!({}));
     }
     record.insert("args".to_owned(), json!(instance.args));
+    record.insert("node_args".to_owned(), json!(instance.node_args));
     record.insert("env".to_owned(), Value::Object(env.collect()));
     if let Some(ExitView::Code(code)) = instance.last_exit {
         record.insert("exit_code".to_owned(), json!(code));

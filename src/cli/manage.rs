@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::client::{ACT_LIMIT, Client, LOOK_LIMIT};
 use super::error::CliError;
+use super::outlast::{Wish, outlast};
 use super::output::{self, Output};
 use super::{list, select};
 use crate::snapshot::Snapshot;
@@ -19,27 +20,35 @@ const KEEPER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Stops instances and shows them.
 pub fn stop(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
-    let snapshot = act(client, Request::Stop { select: select::selector(words) })?;
+    let snapshot = act(client, Request::Stop { select: select::selector(words) }, words, Wish::Stopped)?;
     list::table(snapshot.instances.iter(), out)
 }
 
 /// Restarts instances and shows them.
 pub fn restart(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
-    let snapshot = act(client, Request::Restart { select: select::selector(words) })?;
+    let snapshot = act(client, Request::Restart { select: select::selector(words) }, words, Wish::Restarted)?;
     list::table(snapshot.instances.iter(), out)
 }
 
 /// Deletes instances and names them.
 pub fn delete(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
-    let snapshot = act(client, Request::Delete { select: select::selector(words) })?;
+    let snapshot = act(client, Request::Delete { select: select::selector(words) }, words, Wish::Gone)?;
     for instance in &snapshot.instances {
         writeln!(out, "deleted {} (id {})", list::printable(&instance.app), instance.id)?;
     }
     Ok(())
 }
 
-fn act(client: &Client, request: Request) -> Result<Snapshot, CliError> {
-    match client.ask(&request, ACT_LIMIT)? {
+/// Asks for something of the instances that `words` mean; `wish` says what that is of their numbers.
+fn act(
+    client: &Client,
+    request: Request,
+    words: &[String],
+    wish: impl Fn(Vec<u32>) -> Wish<'static>,
+) -> Result<Snapshot, CliError> {
+    let before = list::fetch(client, false)?;
+    let numbers = before.iter().flat_map(|before| select::numbers(words, before)).collect();
+    match outlast(client, client.ask(&request, ACT_LIMIT), &wish(numbers), before.as_ref(), ACT_LIMIT)? {
         Response::Done(snapshot) => Ok(*snapshot),
         Response::Failed(failure) => Err(CliError::Refused(failure)),
         _ => Err(CliError::OddAnswer),

@@ -20,6 +20,7 @@ mod list;
 mod log_view;
 mod logs;
 mod manage;
+mod outlast;
 mod output;
 mod reload;
 mod run;

@@ -3,16 +3,30 @@
 use super::client::{ACT_LIMIT, Client};
 use super::error::CliError;
 use super::list;
+use super::outlast::{Wish, outlast};
 use super::output::Output;
 use crate::supervisor::control::{Request, Response, ScaleTo};
 
 /// Scales an app and shows its instances.
 pub fn scale(client: &Client, app: &str, to: &str, out: &mut Output) -> Result<(), CliError> {
-    let request = Request::Scale { app: app.to_owned(), to: target(to)? };
-    match client.ask(&request, ACT_LIMIT)? {
+    let to = target(to)?;
+    let before = list::fetch(client, false)?;
+    let have = before.iter().flat_map(|before| &before.instances).filter(|one| one.app == app).count();
+    let wish = Wish::Scaled { app, to: wanted(to, have) };
+    let answer = client.ask(&Request::Scale { app: app.to_owned(), to }, ACT_LIMIT);
+    match outlast(client, answer, &wish, before.as_ref(), ACT_LIMIT)? {
         Response::Done(snapshot) => list::table(snapshot.instances.iter().filter(|one| one.app == app), out),
         Response::Failed(failure) => Err(CliError::Refused(failure)),
         _ => Err(CliError::OddAnswer),
+    }
+}
+
+/// How many instances that is of an app that has `have`.
+fn wanted(to: ScaleTo, have: usize) -> usize {
+    match to {
+        ScaleTo::Exactly(number) => number as usize,
+        ScaleTo::More(more) => have.saturating_add(more as usize),
+        ScaleTo::Fewer(fewer) => have.saturating_sub(fewer as usize),
     }
 }
 

@@ -44,6 +44,15 @@ pub fn find<'s>(words: &[String], snapshot: &'s Snapshot) -> Result<Vec<&'s Inst
     Ok(found)
 }
 
+/// The numbers of the instances that `words` mean, as far as they mean any.
+pub fn numbers(words: &[String], snapshot: &Snapshot) -> Vec<u32> {
+    let instances = words.iter().flat_map(|word| matching(word, &one(word), snapshot));
+    let mut numbers: Vec<u32> = instances.map(|instance| instance.id).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
 /// Whether `word` means anything.
 pub fn means_any(word: &str, snapshot: &Snapshot) -> bool {
     !matching(word, &one(word), snapshot).is_empty()

@@ -10,11 +10,13 @@ use std::time::Duration;
 use super::arguments::StartOptions;
 use super::client::{ACT_LIMIT, Client};
 use super::error::{CliError, LogTail};
+use super::outlast::{Wanted, Wish, outlast};
 use super::output::Output;
 use super::{describe, list, select};
 use crate::config::file::{AppFile, File, Instances};
 use crate::config::spec::{AppSpec, Settings};
 use crate::config::{self, At, ConfigError, Place, Problem, Resolved, Surroundings, units};
+use crate::process::env_file;
 use crate::snapshot::{ExitView, InstanceView, Snapshot, Status};
 use crate::supervisor::control::{Failure, Request, Response};
 
@@ -57,8 +59,23 @@ pub fn load(path: &Path, surroundings: &Surroundings) -> Result<config::Loaded, 
         });
     }
     let loaded = config::load(path, surroundings)?;
+    check_env_files(&loaded.resolved)
+        .map_err(|error| ConfigError { file: Some(path.to_owned()), ..error })
+        .map_err(CliError::from)?;
     warn(&loaded.resolved);
     Ok(loaded)
+}
+
+/// Reads the apps' files of variables and forgets them: what is wrong with one is better said here than at each spawn.
+fn check_env_files(resolved: &Resolved) -> Result<(), ConfigError> {
+    for app in &resolved.apps {
+        env_file::read(&app.env_files).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let (key, reason) = ("env_file".to_owned(), format!("app `{}`: {error}{cause}", app.name));
+            ConfigError::at(Place::Whole, Problem::Value { key, reason, hint: error.hint() })
+        })?;
+    }
+    Ok(())
 }
 
 fn warn(resolved: &Resolved) {
@@ -98,22 +115,25 @@ fn start_one(
                 "change the file, or name a script",
             ));
         }
-        return start_new(client, loaded.resolved, loaded.origin, out);
+        let before = list::fetch(client, false)?;
+        return start_new(client, loaded.resolved, loaded.origin, before.as_ref(), out);
     }
     let is_file = surroundings.folder.join(target).is_file();
-    if let Some(snapshot) = list::fetch(client, false)?
-        && (target == "all" || select::means_any(target, &snapshot))
+    let before = list::fetch(client, false)?;
+    if let Some(snapshot) = &before
+        && (target == "all" || select::means_any(target, snapshot))
         && !(is_file && options.describes_an_app().is_some())
     {
-        return start_existing(client, target, options, out);
+        return start_existing(client, target, options, snapshot, out);
     }
     if target == "all" {
         return Err(CliError::NoMatch { selector: target.to_owned(), near: None });
     }
     let file = File { apps: vec![app_file(target, options)?], ..File::default() };
     let resolved = config::resolve(&file, surroundings).map_err(|error| options.flags.place(error))?;
+    check_env_files(&resolved)?;
     warn(&resolved);
-    start_new(client, resolved, PathBuf::new(), out)
+    start_new(client, resolved, PathBuf::new(), before.as_ref(), out)
 }
 
 /// Whether a target is a file of pm2's: one of its endings, and a file (`config.json` might be an app's name).
@@ -121,15 +141,23 @@ fn is_ecosystem(target: &str, surroundings: &Surroundings) -> bool {
     ECOSYSTEM.iter().any(|ending| target.ends_with(ending)) && surroundings.folder.join(target).is_file()
 }
 
-fn start_existing(client: &Client, target: &str, options: &StartOptions, out: &mut Output) -> Result<(), CliError> {
+fn start_existing(
+    client: &Client,
+    target: &str,
+    options: &StartOptions,
+    before: &Snapshot,
+    out: &mut Output,
+) -> Result<(), CliError> {
     if let Some(option) = options.describes_an_app() {
         return Err(CliError::usage(
             format!("{option} describes a new app, but `{target}` exists already"),
             format!("`herdwire delete {target}` first, or start its script again with the options"),
         ));
     }
-    let select = select::selector(&[target.to_owned()]);
-    let answer = client.ask(&Request::StartExisting { select }, ACT_LIMIT)?;
+    let words = [target.to_owned()];
+    let wish = Wish::Online(select::numbers(&words, before));
+    let answer = client.ask(&Request::StartExisting { select: select::selector(&words) }, ACT_LIMIT);
+    let answer = outlast(client, answer, &wish, Some(before), ACT_LIMIT)?;
     finish(client, answer, &|instance| select_word(target, instance), out)
 }
 
@@ -137,11 +165,19 @@ fn select_word(word: &str, instance: &InstanceView) -> bool {
     word == "all" || instance.app == word || instance.id.to_string() == word
 }
 
-fn start_new(client: &Client, resolved: Resolved, origin: PathBuf, out: &mut Output) -> Result<(), CliError> {
+fn start_new(
+    client: &Client,
+    resolved: Resolved,
+    origin: PathBuf,
+    before: Option<&Snapshot>,
+    out: &mut Output,
+) -> Result<(), CliError> {
     let Resolved { apps, settings, .. } = resolved;
     let names: Vec<String> = apps.iter().map(|app| app.name.clone()).collect();
     let limit = limit(&apps);
-    let answer = client.ask_or_launch(&request(apps, settings, origin), limit)?;
+    let wanted: Vec<Wanted> = apps.iter().map(Wanted::from).collect();
+    let answer = client.ask_or_launch(&request(apps, settings, origin), limit);
+    let answer = outlast(client, answer, &Wish::Started(&wanted), before, limit)?;
     finish(client, answer, &|instance| names.contains(&instance.app), out)
 }
 

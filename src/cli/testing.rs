@@ -112,6 +112,7 @@ fn instance(id: u32, app: &str) -> InstanceView {
         memory_bytes: 0,
         script: PathBuf::from("/srv/web/server.js"),
         args: vec!["--port".to_owned(), "80".to_owned()],
+        node_args: Vec::new(),
         interpreter: "node".to_owned(),
         cwd: PathBuf::from("/srv/web"),
         out_log: PathBuf::from(format!("/h/logs/{app}-out-{id}.log")),

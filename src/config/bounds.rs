@@ -83,7 +83,7 @@ impl BoundsFile {
         self.groups.iter().flatten().try_for_each(|at| group(at, "groups"))?;
         within(&self.nice, "nice", -20..=19)?;
         within(&self.oom_score, "oom_score_adj", -1000..=1000)?;
-        within(&self.memory_max, "memory_max", 1 << 20..=u64::MAX)?;
+        within(&self.memory_max, "memory_max", 1 << 20..=units::MAX_SIZE)?;
         within(&self.tasks_max, "tasks_max", 1..=4_194_304)?;
         within(&self.cpu_max, "cpu_max", 1..=100_000)?;
         let plain = |at: &At<String>| at.value.clone();
@@ -121,8 +121,7 @@ pub(super) fn within<T: PartialOrd + std::fmt::Display>(
 ) -> Result<(), ConfigError> {
     match value {
         Some(At { value, place }) if !range.contains(value) => {
-            let reason = format!("{value} is not from {} to {}", range.start(), range.end());
-            Err(bad(key, *place, reason))
+            Err(bad(key, *place, format!("{value} is not from {} to {}", range.start(), range.end())))
         }
         _ => Ok(()),
     }

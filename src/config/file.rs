@@ -31,6 +31,7 @@ pub struct AppFile {
     pub script: Option<At<String>>,
     pub args: Option<At<Vec<String>>>,
     pub interpreter: Option<At<String>>,
+    pub node_args: Option<At<Vec<String>>>,
     pub instances: Option<At<Instances>>,
     pub env: Vec<(At<String>, String)>,
     pub cwd: Option<At<String>>,
@@ -65,11 +66,12 @@ pub struct AppFile {
 }
 
 /// pm2's other names of keys.
-const ALIASES: [(&str, &str); 19] = [
+const ALIASES: [(&str, &str); 20] = [
     ("exec", "script"),
     ("cmd", "script"),
     ("command", "script"),
     ("exec_interpreter", "interpreter"),
+    ("interpreter_args", "node_args"),
     ("uid", "user"),
     ("gid", "group"),
     ("out", "out_file"),
@@ -203,8 +205,9 @@ impl AppFile {
             place: section.place(),
             name: section.text("name")?,
             script: section.text("script")?,
-            args: arguments(&mut section)?,
+            args: arguments(&mut section, "args")?,
             interpreter: section.text("interpreter")?,
+            node_args: arguments(&mut section, "node_args")?,
             instances: section.read("instances", "a whole number or \"max\"", instances)?,
             env: section.variables("env")?,
             cwd: section.text("cwd")?,
@@ -307,8 +310,8 @@ impl StatusFile {
 }
 
 /// `args`: a list of strings, or one string with quotes.
-fn arguments(section: &mut Section<'_>) -> Result<Option<At<Vec<String>>>, ConfigError> {
-    let args = section.read("args", "a list of strings, or a string", |value| match value {
+fn arguments(section: &mut Section<'_>, key: &'static str) -> Result<Option<At<Vec<String>>>, ConfigError> {
+    let args = section.read(key, "a list of strings, or a string", |value| match value {
         DeValue::String(text) => words::split(text).map_err(Some),
         DeValue::Array(list) => {
             let words = list.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect::<Option<_>>();
@@ -318,7 +321,7 @@ fn arguments(section: &mut Section<'_>) -> Result<Option<At<Vec<String>>>, Confi
     })?;
     match &args {
         Some(At { value, place }) if value.iter().any(|arg| arg.contains('\0')) => {
-            Err(ConfigError::at(*place, Problem::Nul { key: "args".to_owned() }))
+            Err(ConfigError::at(*place, Problem::Nul { key: key.to_owned() }))
         }
         _ => Ok(args),
     }

@@ -11,6 +11,7 @@ use super::resolve::bad;
 use super::script;
 use super::section::{Section, Within};
 use super::spec::{AppSpec, LogFile, LogFormat, LogMode, LogSpec, Rotation};
+use super::units;
 
 /// pm2's `time = true`.
 const TIME: &str = "YYYY-MM-DDTHH:mm:ss";
@@ -159,7 +160,7 @@ impl RotateFile {
         if self.switch.as_ref().is_some_and(|on| !on.value) {
             return Ok(Rotation { max_bytes: None, max_age: None, ..default });
         }
-        within(&self.size, "rotate.size", 1 << 10..=u64::MAX)?;
+        within(&self.size, "rotate.size", 1 << 10..=units::MAX_SIZE)?;
         within(&self.keep, "rotate.keep", 0..=1000)?;
         if let Some(At { value, place }) = &self.age
             && *value < Duration::from_secs(1)

@@ -199,10 +199,11 @@ fn find_script(app: &AppFile, cwd: &Path, env: &BTreeMap<String, String>) -> Res
         return Err(bad("script", *place, "is empty".to_owned()));
     }
     let interpreter_place = app.interpreter.as_ref().map_or(*place, |interpreter| interpreter.place);
-    script::resolve(script::Wanted {
+    let found = script::resolve(script::Wanted {
         script: wanted,
         args: value(&app.args, Vec::new()),
         interpreter: app.interpreter.as_ref().map(|interpreter| interpreter.value.as_str()),
+        interpreter_args: value(&app.node_args, Vec::new()),
         name: app.name.as_ref().map(|name| name.value.as_str()),
         cwd,
         path: env.get("PATH").map_or(script::DEFAULT_PATH, String::as_str),
@@ -210,7 +211,14 @@ fn find_script(app: &AppFile, cwd: &Path, env: &BTreeMap<String, String>) -> Res
     .map_err(|problem| {
         let of_interpreter = matches!(problem, Problem::NoInterpreter { .. });
         ConfigError::at(if of_interpreter { interpreter_place } else { *place }, problem)
-    })
+    })?;
+    match &app.node_args {
+        Some(At { value, place }) if !value.is_empty() && found.interpreter == "none" => {
+            let reason = format!("`{}` has no interpreter that would take them", wanted.escape_debug());
+            Err(bad("node_args", *place, reason))
+        }
+        _ => Ok(found),
+    }
 }
 
 fn check_name(name: &str, place: Place, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<(), ConfigError> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::libc;
+
 use super::bounds::needs;
 use super::error::{At, ConfigError, Problem};
 use super::file::AppFile;
@@ -31,7 +33,7 @@ pub(super) fn rules(app: &AppFile) -> Result<Rules, ConfigError> {
         restart_delay: value(&app.restart_delay, default.restart_delay),
         backoff: backoff(app)?,
         stop_exit_codes: exit_codes(app)?,
-        kill_signal: value(&app.kill_signal, default.kill_signal),
+        kill_signal: kill_signal(app)?.unwrap_or(default.kill_signal),
         kill_timeout: value(&app.kill_timeout, default.kill_timeout),
         shutdown_with_message: value(&app.shutdown_with_message, default.shutdown_with_message),
         wait_ready,
@@ -64,6 +66,20 @@ fn backoff(app: &AppFile) -> Result<Option<Backoff>, ConfigError> {
         return Err(bad("exp_backoff_max", *place, reason));
     }
     Ok(Some(Backoff { first: first.value, longest, reset: value(&app.exp_backoff_reset, RESET) }))
+}
+
+/// SIGKILL ends at once, which may be wanted. These two end nobody: every stop would take all of `kill_timeout`.
+fn kill_signal(app: &AppFile) -> Result<Option<i32>, ConfigError> {
+    let name = match &app.kill_signal {
+        None => return Ok(None),
+        Some(At { value: libc::SIGSTOP, .. }) => "SIGSTOP",
+        Some(At { value: libc::SIGCONT, .. }) => "SIGCONT",
+        Some(At { value, .. }) => return Ok(Some(*value)),
+    };
+    let place = app.kill_signal.as_ref().map_or(app.place, |at| at.place);
+    let reason = format!("{name} cannot ask anybody to end");
+    let hint = Some("a signal that it can hear, such as SIGINT or SIGTERM; SIGKILL ends it at once".to_owned());
+    Err(ConfigError::at(place, Problem::Value { key: "kill_signal".into(), reason, hint }))
 }
 
 fn exit_codes(app: &AppFile) -> Result<Vec<i32>, ConfigError> {

@@ -35,6 +35,8 @@ pub struct Wanted<'a> {
     pub script: &'a str,
     pub args: Vec<String>,
     pub interpreter: Option<&'a str>,
+    /// Arguments of the interpreter, before the script.
+    pub interpreter_args: Vec<String>,
     /// The name, when one was given: errors use it.
     pub name: Option<&'a str>,
     /// What relative paths count from.
@@ -98,7 +100,8 @@ fn of_file(script: PathBuf, wanted: Wanted<'_>) -> Result<Found, Problem> {
         return Ok(program_of_its_own(script, wanted));
     };
     let (name, program) = interpreter;
-    let mut args = vec![script.display().to_string()];
+    let mut args = wanted.interpreter_args;
+    args.push(script.display().to_string());
     args.extend(wanted.args);
     Ok(Found { name: stem, command: Command { program, args }, script, interpreter: name })
 }

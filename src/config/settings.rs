@@ -40,13 +40,34 @@ fn check_redis_url(url: &str) -> Result<(), String> {
         return Err("is not a URL; write for instance redis://127.0.0.1:6379/".to_owned());
     };
     match scheme {
-        "redis" | "valkey" if !rest.is_empty() => Ok(()),
+        "redis" | "valkey" if !rest.is_empty() => check_redis_address(rest),
         "redis+unix" | "unix" | "valkey+unix" if rest.starts_with('/') => Ok(()),
         "redis+unix" | "unix" | "valkey+unix" => Err("needs an absolute path: redis+unix:///run/redis.sock".to_owned()),
         "rediss" | "valkeys" => Err("TLS is not supported yet; use redis:// over a tunnel".to_owned()),
         "redis" | "valkey" => Err("has no host".to_owned()),
         _ => Err("has an unknown scheme; known are redis:// and redis+unix://".to_owned()),
     }
+}
+
+/// The part behind the scheme: `[USER:PASSWORD@]HOST[:PORT][/DATABASE][?...]`.
+fn check_redis_address(rest: &str) -> Result<(), String> {
+    let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+    let address = address.split_once('?').map_or(address, |(address, _)| address);
+    let (host_and_port, database) = address.split_once('/').unwrap_or((address, ""));
+    let (host, port) = match host_and_port.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':').or((!port.is_empty()).then_some("none"))),
+        None => host_and_port.split_once(':').map_or((host_and_port, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() {
+        return Err("has no host".to_owned());
+    }
+    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port != 0)) {
+        return Err("has no port from 1 to 65535; write for instance redis://127.0.0.1:6379/".to_owned());
+    }
+    if !database.is_empty() && !database.parse::<u32>().is_ok_and(|number| number <= i32::MAX as u32) {
+        return Err("has no number of a database behind its host; for the first write /0 or nothing".to_owned());
+    }
+    Ok(())
 }
 
 fn resolve_front(front: &FrontFile, surroundings: &Surroundings) -> Result<FrontSettings, ConfigError> {

@@ -67,6 +67,18 @@ pub struct AppSpec {
     pub reload: ReloadSpec,
 }
 
+impl AppSpec {
+    /// The arguments of the interpreter, and those of the script: what stands before it and behind it.
+    pub fn arguments(&self) -> (&[String], &[String]) {
+        let args = self.command.args.as_slice();
+        let script = self.script.display().to_string();
+        match args.iter().position(|arg| *arg == script).filter(|_| self.interpreter != "none") {
+            Some(at) => (&args[..at], &args[at + 1..]),
+            None => (&[], args),
+        }
+    }
+}
+
 /// What a saved app that says nothing of it does.
 fn yes() -> bool {
     true

@@ -348,6 +348,19 @@ fn a_refusal_names_place_reason_and_cure() {
             "[redis]\nurl = \"rediss://h\"",
             "herdwire.toml:2:7: `url`: TLS is not supported yet; use redis:// over a tunnel",
         ),
+        (
+            "[redis]\nurl = \"redis://h:99999/\"",
+            "herdwire.toml:2:7: `url`: has no port from 1 to 65535; write for instance redis://127.0.0.1:6379/",
+        ),
+        (
+            "[redis]\nurl = \"redis://h/first\"",
+            "herdwire.toml:2:7: `url`: has no number of a database behind its host; for the first write /0 or nothing",
+        ),
+        ("[redis]\nurl = \"redis://user:pw@\"", "herdwire.toml:2:7: `url`: has no host"),
+        (
+            &app("kill_signal = \"SIGSTOP\""),
+            "herdwire.toml:3:15: `kill_signal`: SIGSTOP cannot ask anybody to end | a signal that it can hear, such as SIGINT or SIGTERM; SIGKILL ends it at once",
+        ),
         ("[front]", "herdwire.toml:1:1: [front] needs `listen` | for instance listen = \"127.0.0.1:8080\""),
         (
             "[status]\nlisten = \"0.0.0.0:9615\"",
@@ -362,6 +375,23 @@ fn a_refusal_names_place_reason_and_cure() {
         let same = if refusal.ends_with(": ") { found.starts_with(refusal) } else { found == refusal };
         assert!(same, "\n{text}\n--- is\n{found}\n--- should be\n{refusal}");
     }
+}
+
+#[test]
+fn what_can_work_is_left_as_it_is() {
+    let world = World::new();
+    for url in [
+        "redis://h",
+        "redis://h:1",
+        "redis://[::1]:6379/0",
+        "redis://[::1]",
+        "redis://u:p%40@h:65535/15?protocol=resp3",
+        "redis://:p@q@h/",
+    ] {
+        let settings = world.load(&format!("[redis]\nurl = {url:?}")).unwrap().settings;
+        assert_eq!(settings.redis.unwrap().url, url);
+    }
+    assert_eq!(world.app("script = \"server.js\"\nkill_signal = \"SIGKILL\"").rules.kill_signal, 9);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Instance;
-use super::states::{Ailment, Exit, State, Time, Trigger};
+use super::states::{Ailment, By, Exit, State, Time, Trigger};
 use crate::config::spec::Rules;
 
 /// Why an instance was last started, restarted, stopped or given up.
@@ -77,7 +77,7 @@ impl Instance {
             Cause::NotReady => format!("it did not say that it is ready within {}", Span(rules.listen_timeout)),
             Cause::NoProcess => "no process could be made for it".to_owned(),
             Cause::ByHand if self.state == State::Stopped => "it was stopped by hand".to_owned(),
-            Cause::ByHand => "by hand".to_owned(),
+            Cause::ByHand => self.by.to_string(),
             Cause::Ended => format!("it ended by itself{exit}"),
             Cause::Quit => format!("it ended by itself, as it had announced{exit}"),
             Cause::StopCode => format!("it ended with one of its `stop_exit_codes`{exit}"),
@@ -100,6 +100,19 @@ impl Instance {
             State::Errored => self.budget.total(),
             _ => self.budget.spent(rules.restart_window, now),
         }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            By::Hand => "by hand",
+            By::Reload => "by a reload",
+            By::TakenBack => "by a reload that was taken back",
+            By::Scale => "by `scale`",
+            By::Apply => "by `apply`",
+            By::Resurrect => "by `resurrect`",
+        })
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use budget::Budget;
 pub use cause::Cause;
-pub use states::{Action, Ailment, Event, Exit, Incarnation, State, Then, Time, Trigger};
+pub use states::{Action, Ailment, By, Event, Exit, Incarnation, State, Then, Time, Trigger};
 
 use crate::config::spec::Rules;
 
@@ -50,6 +50,8 @@ pub struct Instance {
     queued: bool,
     /// Makes its waits differ from those of others.
     seed: u32,
+    /// Who it is that [`Cause::ByHand`] means of a start.
+    by: By,
 }
 
 impl Default for Instance {
@@ -76,6 +78,7 @@ impl Instance {
             cause: Cause::None,
             queued: false,
             seed,
+            by: By::Hand,
         }
     }
 
@@ -108,6 +111,13 @@ impl Instance {
     /// Whether a start or restart was asked for whose turn has not come.
     pub fn is_queued(&self) -> bool {
         self.queued
+    }
+
+    /// Says who asks for the start or restart that comes next. Of several who ask before it comes, the first counts.
+    pub fn asked_by(&mut self, by: By) {
+        if !self.queued {
+            self.by = by;
+        }
     }
 
     /// Whether nothing has ever happened to it.
@@ -143,7 +153,8 @@ impl Instance {
         }
         match event {
             Queue => self.queued = true,
-            Start | Stop | Restart | Drain(_) => self.queued = false,
+            Start | Restart | Drain(_) => self.queued = false,
+            Stop => (self.queued, self.by) = (false, By::Hand),
             _ => {}
         }
         match (self.state, event) {
@@ -158,6 +169,7 @@ impl Instance {
             // It runs; whether it is ready is for it to say.
             (Launching { .. }, Spawned(_)) => None,
             (Launching { .. }, SpawnFailed(_)) => self.failed(Exit::NotExecuted, Cause::NoProcess, rules, now),
+            (Launching { .. }, Unstartable(_)) => self.give_up(),
             (Launching { .. }, Ready(_)) => self.enter(Online { since: now }),
             (Launching { .. }, Deadline) => self.signal(Cause::NotReady, Then::Retry, rules, now),
             // A change while it reads its files may have come too late for it; a time that comes then is no reason.
@@ -182,7 +194,7 @@ impl Instance {
             (Draining { .. }, Start | Restart) => self.restart(rules, now),
             (Draining { .. }, Exited(_, exit)) => self.gone(exit, Then::Stay, rules, now),
             // It could not be made, so there is nothing to wait for.
-            (Draining { .. }, SpawnFailed(_)) => self.gone(Exit::NotExecuted, Then::Stay, rules, now),
+            (Draining { .. }, SpawnFailed(_) | Unstartable(_)) => self.gone(Exit::NotExecuted, Then::Stay, rules, now),
 
             (Stopping { kill_at, .. }, Stop) => self.turn(kill_at, Cause::ByHand, Then::Stay),
             (Stopping { kill_at, .. }, Drain(_)) => self.turn(kill_at, Cause::Retired, Then::Stay),
@@ -192,7 +204,7 @@ impl Instance {
             }
             (Stopping { then, .. }, Deadline) => self.kill(then, rules, now),
             (Stopping { then, .. }, Exited(_, exit)) => self.gone(exit, then, rules, now),
-            (Stopping { then, .. }, SpawnFailed(_)) => self.gone(Exit::NotExecuted, then, rules, now),
+            (Stopping { then, .. }, SpawnFailed(_) | Unstartable(_)) => self.gone(Exit::NotExecuted, then, rules, now),
 
             (Launching { .. } | Draining { .. } | Stopping { .. }, Extended(_, more)) => self.extend(more, now),
 
@@ -200,9 +212,9 @@ impl Instance {
             (_, Queue)
             | (Stopped | Errored, Drain(_) | Deadline)
             | (Stopped | Errored | WaitingRestart { .. }, Spawned(_) | SpawnFailed(_) | Ready(_) | Exited(..))
-            | (Stopped | Errored | WaitingRestart { .. }, Unwell(..) | Extended(..) | Quitting(_))
+            | (Stopped | Errored | WaitingRestart { .. }, Unwell(..) | Extended(..) | Quitting(_) | Unstartable(_))
             | (Launching { .. }, Start)
-            | (Online { .. }, Start | Spawned(_) | SpawnFailed(_) | Ready(_) | Deadline | Extended(..))
+            | (Online { .. }, Start | Spawned(_) | SpawnFailed(_) | Unstartable(_) | Ready(_) | Deadline | Extended(..))
             | (Stopping { .. } | Draining { .. }, Spawned(_) | Ready(_) | Unwell(..) | Due(_) | Quitting(_))
             | (Draining { .. }, Drain(_)) => None,
         }
@@ -380,6 +392,13 @@ impl Instance {
             }
         };
         self.retry_after(wait, rules, now)
+    }
+
+    /// It is not started again by itself, however many tries are left.
+    fn give_up(&mut self) -> Option<Action> {
+        self.last_exit = Some(Exit::NotExecuted);
+        self.cause = Cause::NoProcess;
+        self.enter(State::Errored)
     }
 
     fn retry_after(&mut self, wait: Duration, rules: &Rules, now: Time) -> Option<Action> {

@@ -3,7 +3,7 @@
 //! ```text
 //! 0 state u8 | 1 then u8 | 2 cause u8 | 3 exit kind u8 | 4 exit value i32 | 8 time u64 (of the state)
 //! 16 incarnation u32 | 20 restarts u32 | 24 failures in a row u32 | 28 seed u32
-//! 32 budget: begun u64 | 40 slices [u32; 8] | 72 queued u8 | 73.. zero
+//! 32 budget: begun u64 | 40 slices [u32; 8] | 72 queued u8 | 73 by u8 | 74.. zero
 //! ```
 //!
 //! Frozen: a later release appends, and reads what an older one did not write as zero.
@@ -11,13 +11,16 @@
 use super::Instance;
 use super::budget::{Budget, SLICES};
 use super::cause::Cause;
-use super::states::{Exit, Incarnation, State, Then, Time};
+use super::states::{By, Exit, Incarnation, State, Then, Time};
 
 /// Bytes of a life in a state record.
 pub const BYTES: usize = 128;
 
 const THENS: [Then; 5] =
     [Then::Stay, Then::Respawn, Then::Retry, Then::Ends { young: false }, Then::Ends { young: true }];
+
+/// Each at its number. Numbers are frozen.
+const BYS: [By; 6] = [By::Hand, By::Reload, By::TakenBack, By::Scale, By::Apply, By::Resurrect];
 
 impl Instance {
     /// The record of this life.
@@ -51,6 +54,7 @@ impl Instance {
         bytes[8..16].copy_from_slice(&time.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.budget.begun.0.to_le_bytes());
         bytes[72] = u8::from(self.queued);
+        bytes[73] = BYS.iter().position(|by| *by == self.by).unwrap_or(0) as u8;
         let words = [self.incarnation.0, self.restarts, self.row, self.seed];
         let places = (16..32).step_by(4).chain((40..72).step_by(4));
         for (at, word) in places.zip(words.into_iter().chain(self.budget.slices)) {
@@ -98,6 +102,8 @@ impl Instance {
             seed: word(28),
             budget: Budget { begun: long(32), slices },
             queued: bytes[72] != 0,
+            // Of a later release: that somebody asked is all that matters.
+            by: BYS.get(usize::from(bytes[73])).copied().unwrap_or_default(),
         })
     }
 }

@@ -94,6 +94,8 @@ pub enum Event {
     Spawned(Incarnation),
     /// No process could be made.
     SpawnFailed(Incarnation),
+    /// No process can be made before somebody changes something: trying again is of no use.
+    Unstartable(Incarnation),
     /// It says that it is ready.
     Ready(Incarnation),
     Exited(Incarnation, Exit),
@@ -114,7 +116,8 @@ pub enum Event {
 impl Event {
     pub(super) fn incarnation(self) -> Option<Incarnation> {
         match self {
-            Event::Spawned(of) | Event::SpawnFailed(of) | Event::Ready(of) | Event::Quitting(of) => Some(of),
+            Event::Spawned(of) | Event::SpawnFailed(of) | Event::Unstartable(of) => Some(of),
+            Event::Ready(of) | Event::Quitting(of) => Some(of),
             Event::Exited(of, _) | Event::Unwell(of, _) | Event::Extended(of, _) => Some(of),
             Event::Queue | Event::Start | Event::Stop | Event::Restart => None,
             Event::Deadline | Event::Due(_) | Event::Drain(_) => None,
@@ -142,6 +145,22 @@ pub enum Trigger {
     Cron,
     /// A watched file changed.
     File,
+}
+
+/// Who asks for a start that an instance has not come to by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum By {
+    /// Somebody, by `start` or `restart`.
+    #[default]
+    Hand,
+    /// A reload, which puts it in the place of another.
+    Reload,
+    /// A reload that is taken back.
+    TakenBack,
+    Scale,
+    Apply,
+    /// What was written down is brought back.
+    Resurrect,
 }
 
 /// What is to be done.

@@ -40,6 +40,33 @@ fn a_restart_delay_that_was_chosen_is_the_wait_however_often_it_fails() {
     }
 }
 
+#[test]
+fn one_that_cannot_be_started_is_given_up_at_once_and_a_start_by_hand_tries_again() {
+    let mut worker = Instance::new();
+    worker.handle(Event::Start, &rules(), T0);
+    assert_eq!(worker.handle(Event::Unstartable(Incarnation(1)), &rules(), T0), None);
+    assert_eq!((worker.state(), worker.last_exit()), (State::Errored, Some(Exit::NotExecuted)));
+    assert_eq!(worker.handle(Event::Start, &rules(), T0), Some(Action::Spawn(Incarnation(2))));
+}
+
+#[test]
+fn who_asked_for_a_start_is_told_until_somebody_else_asks() {
+    let told = |worker: &Instance| worker.account(&rules()).unwrap();
+    let mut worker = Instance::new();
+    worker.asked_by(By::Scale);
+    worker.handle(Event::Start, &rules(), T0);
+    assert_eq!(told(&worker), "by `scale`");
+    assert_eq!(told(&Instance::from_record(&worker.to_record()).unwrap()), "by `scale`");
+    worker.handle(Event::Stop, &rules(), T0);
+    assert_eq!(told(&worker), "by hand");
+    // Of two who ask for the same start the first counts.
+    worker.asked_by(By::Apply);
+    worker.handle(Event::Queue, &rules(), T0);
+    worker.asked_by(By::Hand);
+    worker.handle(Event::Restart, &rules(), T0);
+    assert_eq!(told(&worker), "by `apply`");
+}
+
 /// The process at hand ends with code 1.
 fn die(worker: &mut Instance, now: Time, rules: &Rules) -> Option<Action> {
     worker.handle(Event::Exited(worker.incarnation(), Exit::Code(1)), rules, now)

@@ -48,6 +48,17 @@ impl EnvFileError {
             _ => None,
         }
     }
+
+    /// Whether it stays so until somebody changes the file, unlike a descriptor that was missing for a moment.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            EnvFileError::Read { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory
+            ),
+            _ => true,
+        }
+    }
 }
 
 /// The variables of all files, in order: a later one of the same name counts. Missing ones are left out where they may

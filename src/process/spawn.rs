@@ -168,6 +168,16 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
+    /// Whether another try can only fail in the same way, until somebody changes what the app is made of.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            SpawnError::Variables(error) => error.is_lasting(),
+            SpawnError::Unusable { .. } | SpawnError::TooManyListeners { .. } | SpawnError::TooLarge { .. } => true,
+            SpawnError::NumberTaken { .. } => true,
+            SpawnError::Prepare { .. } | SpawnError::Create { .. } | SpawnError::Child { .. } => false,
+        }
+    }
+
     /// What the operator can do about it, if we know.
     pub fn hint(&self) -> Option<String> {
         if let SpawnError::Variables(error) = self {

@@ -127,6 +127,7 @@ fn instance(id: u32, app: &str, herd: &str, index: u32, instances: u32) -> Insta
         memory_bytes: u64::from(48 + 13 * id) << 20,
         script: format!("/srv/{app}/server.js").into(),
         args: Vec::new(),
+        node_args: Vec::new(),
         interpreter: "node".into(),
         cwd: format!("/srv/{app}").into(),
         out_log: format!("/home/ada/.herdwire/logs/{app}-out-{index}.log").into(),

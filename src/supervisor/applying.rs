@@ -15,7 +15,7 @@ use super::deploys::REFUSED;
 use crate::config::spec::{AppSpec, Settings};
 use crate::deployment::Policy;
 use crate::deployment::plan::{Needs, changes};
-use crate::lifecycle::State;
+use crate::lifecycle::{By, State};
 
 /// An `apply` whose parts are under way.
 pub struct Applying {
@@ -137,7 +137,7 @@ impl Core {
     async fn begin(&mut self, Part { spec, what, listeners }: Part, reply: oneshot::Sender<Response>) {
         let known = self.registry.app_named(&spec.name).map(|app| app.id);
         let refused = match (what, known) {
-            (PlanAction::Add, _) => match self.start_app(spec, listeners).await {
+            (PlanAction::Add, _) => match self.start_app(spec, listeners, By::Apply).await {
                 Ok(goals) => return self.await_goals(goals, reply),
                 Err(failure) => Some(failure),
             },
@@ -151,7 +151,7 @@ impl Core {
                     Err(failure) => Some(failure),
                 }
             }
-            (PlanAction::Scale, Some(id)) => match self.resize(id, spec.instances, Some((spec, listeners))).await {
+            (PlanAction::Scale, Some(id)) => match self.resize(id, spec.instances, Some((spec, listeners)), By::Apply).await {
                 Ok(resized) => return self.await_resized(id, resized, reply),
                 Err(failure) => Some(failure),
             },

@@ -87,7 +87,11 @@ impl Core {
             Ok(spawned) => spawned,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                return self.never_made(id, incarnation, format!("{error}{cause}")).await;
+                let news = match error.is_lasting() {
+                    true => Life::Unstartable(incarnation),
+                    false => Life::SpawnFailed(incarnation),
+                };
+                return self.not_made(id, news, format!("{error}{cause}")).await;
             }
         };
         let Spawned { pid, pidfd, out, err, go } = spawned;
@@ -197,6 +201,12 @@ impl Core {
     }
 
     pub(super) async fn never_made(&mut self, id: u32, incarnation: Incarnation, why: String) {
+        self.not_made(id, Life::SpawnFailed(incarnation), why).await;
+    }
+
+    /// No process could be made; `news` says whether it may be tried again.
+    async fn not_made(&mut self, id: u32, news: Life, why: String) {
+        let (Life::SpawnFailed(incarnation) | Life::Unstartable(incarnation)) = news else { return };
         tracing::error!("instance {id} cannot be started: {why}");
         if let Some(entry) = self.registry.instances.get_mut(&id) {
             entry.failure = Some(why);
@@ -204,7 +214,7 @@ impl Core {
         }
         self.wire.down(id, incarnation.0).await;
         self.store.forget(Name::new(Kind::Link, id, incarnation.0));
-        self.stillborn.push((id, incarnation));
+        self.stillborn.push((id, news));
     }
 }
 

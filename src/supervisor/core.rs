@@ -29,7 +29,7 @@ use super::journal::Journal;
 use super::ordering::Turns;
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
-use super::requests::Pending;
+use super::answers::Pending;
 use super::saving::Saving;
 use super::settings::Sections;
 use super::spawner::{Order, Outcome};
@@ -142,7 +142,7 @@ pub struct Core {
     pub run: Option<oneshot::Receiver<Response>>,
     pub run_failed: bool,
     /// Processes that could not be made: told to the lifecycle once the event at hand is done with.
-    pub stillborn: Vec<(u32, Incarnation)>,
+    pub stillborn: Vec<(u32, Life)>,
     /// What lies at the control socket's path, if it is ours.
     pub control_file: Option<(u64, u64)>,
     /// Takes control connections as long as it is not cancelled; each is a task of `connections`.
@@ -254,8 +254,8 @@ impl Core {
         }
         self.give_turns().await;
         // Each of these waits longer than the one before, so they cannot go round for ever.
-        while let Some((id, incarnation)) = self.stillborn.pop() {
-            self.live(id, Life::SpawnFailed(incarnation)).await;
+        while let Some((id, news)) = self.stillborn.pop() {
+            self.live(id, news).await;
         }
         self.settle().await;
     }

@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 use super::clock;
 use super::control::{Failure, ReloadOptions, Response, Selector};
 use super::core::Core;
-use super::registry::{Entry, Process, Role};
+use super::registry::{App, Entry, Process, Role};
 use crate::config::spec::AppSpec;
 use crate::deployment::{Candidate, Condition, Deployment, Member, Phase, Policy, Release, Step, View};
-use crate::lifecycle::{Cause, Event as Life, Exit, Instance, State, Then, Time};
+use crate::lifecycle::{By, Cause, Event as Life, Exit, Instance, State, Then, Time};
 
 /// What the CLI exits with when a reload was refused before anything was touched, and when it has failed.
 pub(super) const REFUSED: u8 = 2;
@@ -209,7 +209,12 @@ impl Core {
         match step {
             Step::Beside(member) => self.make_candidate(app, Some(member)),
             Step::Add => self.make_candidate(app, None),
-            Step::Start(id) => self.live(id, Life::Start).await,
+            Step::Start(id) => {
+                let is_back = |app: &App| app.deployment.as_ref().is_some_and(|one| one.phase() == Phase::TakingBack);
+                let by = if self.registry.apps.get(&app).is_some_and(is_back) { By::TakenBack } else { By::Reload };
+                self.attribute(id, by);
+                self.live(id, Life::Start).await;
+            }
             Step::Promote(id) => self.promote(id).await,
             Step::Discard(id) => {
                 self.doom(id).await;

@@ -1,7 +1,8 @@
 //! The shell that runs it all: takes an event, asks the rules, does what they say.
 //!
 //! [`core`] owns the registry and every child; [`births`] and [`deaths`] do what the lifecycle says, [`deploys`] what a
-//! deployment says; [`adopt`] rebuilds it from what a predecessor left; [`requests`] carries out what the CLI asks;
+//! deployment says; [`adopt`] rebuilds it from what a predecessor left; [`requests`] carries out what the CLI asks, and
+//! [`answers`] says when that is done; [`releases`] keeps what an app is and was;
 //! [`health`] hears how instances are and what restarts them; [`traffic`] moves messages between wire, bridge and front;
 //! [`spawner`] and [`control_server`] do what blocks or waits. [`rescue`] and [`orphans`] help adoption where state and
 //! keeper do not tell; [`upgrade`], [`standby`] and [`departure`] are the two sides and the end of an upgrade.
@@ -11,6 +12,7 @@
 //! - State is committed before it is acted on: a process is let go, and an exit acknowledged, only after the commit.
 
 mod adopt;
+mod answers;
 mod applying;
 mod births;
 pub mod clock;
@@ -29,6 +31,7 @@ mod orphans;
 mod place;
 mod preflight;
 mod registry;
+mod releases;
 mod requests;
 mod rescue;
 mod resurrect;

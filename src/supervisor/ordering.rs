@@ -17,7 +17,7 @@ use super::core::Core;
 use super::registry::{App, Entry, Process};
 use crate::config::spec::{AppSpec, Condition, Dependency};
 use crate::lifecycle::order::{self, Needs, Standing, Verdict};
-use crate::lifecycle::{Event as Life, State};
+use crate::lifecycle::{By, Event as Life, State};
 
 /// Orders that the thread which makes processes has before it, for starts that were asked for. It makes one at a time: with
 /// these it never waits for us, and more would only hold descriptors earlier.
@@ -34,10 +34,23 @@ pub struct Turns {
 impl Core {
     /// Has instances started, or restarted where they run, each in its turn. Their turns come with [`Core::give_turns`].
     pub(super) async fn queue_starts(&mut self, ids: &[u32]) {
+        self.queue_starts_by(ids, By::Hand).await;
+    }
+
+    /// The same, asked for by somebody else.
+    pub(super) async fn queue_starts_by(&mut self, ids: &[u32], by: By) {
         for id in ids {
+            self.attribute(*id, by);
             self.turns.stops.remove(id);
             self.turns.starts.insert(*id);
             self.live(*id, Life::Queue).await;
+        }
+    }
+
+    /// Says who asks for what happens to an instance next.
+    pub(super) fn attribute(&mut self, id: u32, by: By) {
+        if let Some(entry) = self.registry.instances.get_mut(&id) {
+            entry.life.asked_by(by);
         }
     }
 

@@ -9,6 +9,7 @@ use super::control::Failure;
 use super::core::Core;
 use super::registry::Process;
 use crate::config::spec::{AppSpec, Bounds};
+use crate::process::env_file;
 
 /// Descriptors in the store that an instance takes.
 const PER_INSTANCE: u32 = 6;
@@ -27,10 +28,11 @@ impl Core {
         if !spec.cwd.is_dir() {
             return Err(failed(format!("its folder `{}` is not there", spec.cwd.display())));
         }
-        for file in spec.env_files.iter().filter(|file| !file.optional) {
-            std::fs::File::open(&file.path)
-                .map_err(|error| failed(format!("cannot read `{}`", file.path.display())).cause(error))?;
-        }
+        env_file::read(&spec.env_files).map_err(|error| {
+            let failure = failed(error.to_string());
+            let failure = std::error::Error::source(&error).into_iter().fold(failure, Failure::cause);
+            error.hint().into_iter().fold(failure, Failure::hint)
+        })?;
         check_user(&spec.bounds).map_err(failed)?;
         let needed = self.stored() + surge * PER_INSTANCE + 1 + spec.listen.len() as u32;
         // The last tenth is for what runs already.

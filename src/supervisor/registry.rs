@@ -226,6 +226,12 @@ impl App {
         })
     }
 
+    /// Whether it holds this address, or one that is in its way, in whichever release.
+    pub fn holds(&self, address: &ListenAddress) -> bool {
+        let mut specs = self.others.iter().map(|release| &release.spec).chain([&self.spec]);
+        specs.any(|spec| spec.listen.iter().any(|held| address::collide(held, address)))
+    }
+
     /// Makes a release the current one; the one before stays among the others.
     pub fn put_in_force(&mut self, release: Release) {
         let Release { revision, spec, listeners } = release;

@@ -1,54 +1,25 @@
-//! What the CLI asks for, carried out: each request changes what is wanted, and is answered once it is so.
+//! What the CLI asks for, carried out: each request changes what is wanted, and is answered once it is so (`answers`).
 //!
-//! A start answers when every instance is online, or with the first reason why one is not. Nothing that runs is
-//! touched by a request that is refused.
+//! Nothing that runs is touched by a request that is refused. What becomes of an app's releases is in `releases`; requests
+//! that deploy, scale, apply, save or resurrect have files of their own.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::applying::{self, Applying};
+use super::answers::Goal;
+use super::applying;
 use super::clock;
 use super::control::{Failure, Pong, Request, Response, Selector};
 use super::core::Core;
-use super::deploys::Awaited;
-use super::registry::{App, Entry, Process, Release, Role};
-use super::scaling::Resized;
-use crate::config::spec::{AppSpec, Settings};
-use crate::deployment::Deployment;
-use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Cause, Event as Life, Exit, Instance, State, Then, Time};
-use crate::process::{listen, sealed};
-use crate::snapshot::{InstanceView, Snapshot};
-
-/// Beyond what an app's own limits allow, an answer is owed.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A request whose answer waits for instances.
-pub struct Pending {
-    goals: Vec<(u32, Goal)>,
-    /// What is deleted, as it was: the answer to a delete.
-    deleted: Vec<InstanceView>,
-    /// What goes again when the goals are not reached.
-    added: Vec<u32>,
-    reply: oneshot::Sender<Response>,
-    until: Instant,
-}
-
-/// What is awaited of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Goal {
-    /// Online in an incarnation later than this one.
-    OnlineAfter(u32),
-    /// Online for `min_ready` in its first incarnation, or through with its work.
-    Proven,
-    Stopped,
-    Gone,
-}
+use super::registry::{Entry, Process, Role};
+use crate::config::address;
+use crate::config::spec::{AppSpec, ListenAddress, Settings};
+use crate::lifecycle::{By, Event as Life, Instance, State};
+use crate::process::listen;
+use crate::snapshot::Snapshot;
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
@@ -124,7 +95,7 @@ impl Core {
         let mut goals = Vec::new();
         let mut refused = None;
         for (spec, listeners) in apps.into_iter().zip(bound) {
-            match self.start_app(spec, listeners).await {
+            match self.start_app(spec, listeners, By::Hand).await {
                 Ok(more) => goals.extend(more),
                 Err(failure) => {
                     refused = Some(failure);
@@ -150,35 +121,46 @@ impl Core {
                 Some(socket) => socket.try_clone().map_err(|error| {
                     Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
                 })?,
-                None => listen::bind(address).map_err(|error| {
-                    let failure = Failure::new(format!("app `{}`: {error}", spec.name));
-                    let failure = std::error::Error::source(&error)
-                        .into_iter()
-                        .fold(failure, |failure, cause| failure.cause(cause));
-                    error.hint().into_iter().fold(failure, Failure::hint)
-                })?,
+                None => self.bind_new(spec, address)?,
             };
             sockets.push(socket);
         }
         Ok(sockets)
     }
 
+    fn bind_new(&self, spec: &AppSpec, address: &ListenAddress) -> Result<OwnedFd, Failure> {
+        // The kernel would only say that it is in use.
+        let others = self.registry.apps.values().filter(|app| app.spec.name != spec.name);
+        if let Some(other) = others.filter(|app| app.holds(address)).map(|app| &app.spec.name).next() {
+            let address = address::display(address);
+            let what = format!("app `{}`: address `{address}` is already taken by app `{other}`", spec.name);
+            return Err(Failure::new(what).hint("give one of them another port"));
+        }
+        listen::bind(address).map_err(|error| {
+            let failure = Failure::new(format!("app `{}`: {error}", spec.name));
+            let cause = std::error::Error::source(&error);
+            let failure = cause.into_iter().fold(failure, |failure, cause| failure.cause(cause));
+            error.hint().into_iter().fold(failure, Failure::hint)
+        })
+    }
+
     pub(super) async fn start_app(
         &mut self,
         spec: AppSpec,
         listeners: Vec<OwnedFd>,
+        by: By,
     ) -> Result<Vec<(u32, Goal)>, Failure> {
         let known = self.registry.app_named(&spec.name).map(|app| app.id);
         if let Some(id) = known.filter(|_| spec.autostart) {
             // Before the new spec is in force: should this supervisor die in between, its successor restarts the rest.
             let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).collect();
-            self.queue_starts(&ids).await;
+            self.queue_starts_by(&ids, by).await;
         }
         let autostart = spec.autostart;
         let id = self.take_app(spec, listeners).await?;
         let ids: Vec<u32> = self.registry.staying(id).map(|entry| entry.id).filter(|_| autostart).collect();
         let goals = ids.iter().map(|instance| (*instance, self.goal_online(*instance))).collect();
-        self.queue_starts(&ids).await;
+        self.queue_starts_by(&ids, by).await;
         Ok(goals)
     }
 
@@ -198,91 +180,6 @@ impl Core {
         self.fit(id, wanted).await?;
         self.watch_triggers(id).await;
         Ok(id)
-    }
-
-    fn add_app(&mut self, spec: AppSpec, listeners: Vec<OwnedFd>) -> Result<u32, Failure> {
-        let id = self.globals.next_app;
-        self.globals.next_app += 1;
-        self.commit_globals();
-        let release = Release { revision: 1, spec: Arc::new(spec), listeners };
-        self.keep_release(id, &release)?;
-        let Release { revision, spec, listeners } = release;
-        let app = App { id, revision, spec, listeners, others: Vec::new(), newest: revision, deployment: None };
-        if let Err(error) = self.state.commit_app(&app.record()) {
-            self.forget_release(id, revision, app.listeners.len());
-            return Err(Failure::new("no more apps can be kept").cause(error));
-        }
-        let name = app.spec.name.clone();
-        self.registry.apps.insert(id, app);
-        self.tell("app.added", Some(&name), None, format!("revision {revision}"));
-        Ok(id)
-    }
-
-    /// Puts a new release of an app in force, and with it a deployment if there is to be one. Instances run on as they
-    /// are.
-    pub(super) fn renew(
-        &mut self,
-        id: u32,
-        spec: AppSpec,
-        listeners: Vec<OwnedFd>,
-        deployment: Option<Deployment>,
-    ) -> Result<(), Failure> {
-        let revision = self.registry.apps[&id].newest + 1;
-        let release = Release { revision, spec: Arc::new(spec), listeners };
-        self.keep_release(id, &release)?;
-        let app = self.registry.apps.get_mut(&id).expect("whoever renews it has looked it up");
-        app.put_in_force(release);
-        app.deployment = deployment;
-        let name = app.spec.name.clone();
-        self.commit_app(id);
-        self.tell("app.changed", Some(&name), None, format!("revision {revision}"));
-        Ok(())
-    }
-
-    pub(super) fn commit_app(&mut self, id: u32) {
-        let Some(app) = self.registry.apps.get(&id) else { return };
-        if let Err(error) = self.state.commit_app(&app.record()) {
-            tracing::error!("the state of app {id} is not committed: {error}");
-        }
-    }
-
-    fn keep_release(&self, app: u32, release: &Release) -> Result<(), Failure> {
-        let Release { revision, spec, listeners } = release;
-        let bytes = herdwire_ipc::codec::encode(&**spec)
-            .map_err(|error| Failure::new(format!("app `{}` is too large to be kept", spec.name)).cause(error))?;
-        let memory = sealed::create(&format!("herdwire-spec-{app}-{revision}"), &bytes)
-            .map_err(|error| Failure::new(format!("app `{}` cannot be kept", spec.name)).cause(error))?;
-        self.store.keep(Name::new(Kind::Spec, app, *revision), memory.as_fd());
-        for (part, listener) in listeners.iter().enumerate() {
-            self.store.keep(Name::part(Kind::Listener, app, part as u16, *revision), listener.as_fd());
-        }
-        Ok(())
-    }
-
-    fn forget_release(&self, app: u32, revision: u32, listeners: usize) {
-        self.store.forget(Name::new(Kind::Spec, app, revision));
-        for part in 0..listeners {
-            self.store.forget(Name::part(Kind::Listener, app, part as u16, revision));
-        }
-    }
-
-    /// Lets go of releases that no instance runs and no deployment may go back to.
-    pub(super) fn forget_unneeded_releases(&mut self) {
-        let mut unneeded = Vec::new();
-        for app in self.registry.apps.values().filter(|app| !app.others.is_empty()) {
-            let is_needed = |revision: u32| {
-                let deployed = app.deployment.as_ref().is_some_and(|deployment| deployment.may_need(revision));
-                deployed || self.registry.instances_of(app.id).any(|entry| entry.revision == revision)
-            };
-            let others = app.others.iter().map(|release| release.revision);
-            unneeded.extend(others.filter(|revision| !is_needed(*revision)).map(|revision| (app.id, revision)));
-        }
-        for (id, revision) in unneeded {
-            let app = self.registry.apps.get_mut(&id).expect("it was just there");
-            let Some(release) = app.remove_release(revision) else { continue };
-            app.unlink_unused(&release);
-            self.forget_release(id, revision, release.listeners.len());
-        }
     }
 
     /// Adds or removes instances until there are as many as wanted; the highest indices go first.
@@ -349,7 +246,10 @@ impl Core {
             match event {
                 Life::Stop => self.queue_stops(&[id]),
                 // It is on its way already, or comes back once it is gone.
-                Life::Start if life.has_process() => self.live(id, event).await,
+                Life::Start if life.has_process() => {
+                    self.attribute(id, By::Hand);
+                    self.live(id, event).await;
+                }
                 _ => self.queue_starts(&[id]).await,
             }
             goals.push((id, goal));
@@ -400,7 +300,7 @@ impl Core {
     }
 
     /// Removes what is doomed and at rest, and apps that have lost their last instance. Whether there was any.
-    async fn bury(&mut self) -> bool {
+    pub(super) async fn bury(&mut self) -> bool {
         let at_rest = |entry: &&Entry| entry.doomed && matches!(entry.life.state(), State::Stopped | State::Errored);
         let ids: Vec<(u32, u32)> =
             self.registry.instances.values().filter(at_rest).map(|entry| (entry.id, entry.app)).collect();
@@ -419,19 +319,6 @@ impl Core {
             self.reroute().await;
         }
         !ids.is_empty()
-    }
-
-    fn forget_app(&mut self, id: u32) {
-        let Some(app) = self.registry.apps.remove(&id) else { return };
-        if let Err(error) = self.state.remove_app(id) {
-            tracing::error!("app {id} is not removed from the state: {error}");
-        }
-        self.forget_release(id, app.revision, app.listeners.len());
-        for other in &app.others {
-            self.forget_release(id, other.revision, other.listeners.len());
-        }
-        app.unlink_sockets();
-        self.tell("app.deleted", Some(&app.spec.name), None, "its last instance is gone");
     }
 
     /// Stops those who had the numbers of these instances and have not finished yet.
@@ -465,196 +352,6 @@ impl Core {
                 };
                 Err(Failure::new(format!("{} matches no app and no instance", words(select))).hint(hint))
             }
-        }
-    }
-
-    // --- answers ---
-
-    pub(super) fn goal_online(&self, id: u32) -> Goal {
-        let life = &self.registry.instances[&id].life;
-        // One that is being stopped or restarted gets a process after this one.
-        Goal::OnlineAfter(life.incarnation().0)
-    }
-
-    pub(super) fn await_goals(&mut self, goals: Vec<(u32, Goal)>, reply: oneshot::Sender<Response>) {
-        let apps: BTreeSet<u32> =
-            goals.iter().filter_map(|(id, _)| self.registry.instances.get(id)).map(|entry| entry.app).collect();
-        let specs = || apps.iter().map(|app| &self.registry.apps[app].spec);
-        let limits = specs().map(|spec| spec.rules.kill_timeout * 2 + spec.rules.listen_timeout);
-        // Those that wait for one another may take their times one after the other.
-        let limit = match specs().any(|spec| !spec.depends_on.is_empty()) {
-            true => limits.sum(),
-            false => limits.max().unwrap_or_default(),
-        };
-        let until = Instant::now() + limit + PATIENCE;
-        self.pending.push(Pending { goals, deleted: Vec::new(), added: Vec::new(), reply, until });
-    }
-
-    pub(super) fn await_resized(&mut self, app: u32, resized: Resized, reply: oneshot::Sender<Response>) {
-        let added = resized.added.iter().map(|id| (*id, Goal::Proven));
-        let goals = added.chain(resized.leaving.iter().map(|id| (*id, Goal::Gone))).collect();
-        self.await_goals(goals, reply);
-        let reload = self.registry.apps.get(&app).map(|app| app.spec.reload);
-        if let Some(pending) = self.pending.last_mut() {
-            pending.added = resized.added;
-            pending.until += reload.map_or(Duration::ZERO, |reload| reload.drain_timeout + reload.min_ready);
-        }
-    }
-
-    /// Answers every request whose instances have got where they should be, or will not.
-    pub(super) async fn settle(&mut self) {
-        loop {
-            self.advance_deployments().await;
-            // A candidate that is gone makes room for the next.
-            if !self.bury().await {
-                break;
-            }
-        }
-        self.answer_awaited().await;
-        self.heed_run();
-        let mut waiting = Vec::new();
-        for pending in std::mem::take(&mut self.pending) {
-            if pending.reply.is_closed() && pending.added.is_empty() {
-                continue;
-            }
-            match self.verdict(&pending) {
-                None => waiting.push(pending),
-                Some(Err(failure)) => {
-                    self.shrink_back(&pending.added).await;
-                    // Whoever asked may have gone meanwhile.
-                    let _ = pending.reply.send(Response::Failed(failure));
-                }
-                Some(Ok(())) => {
-                    let mut snapshot = self.snapshot(false).await;
-                    if !pending.deleted.is_empty() {
-                        snapshot.instances = pending.deleted;
-                    }
-                    // Whoever asked may have gone meanwhile.
-                    let _ = pending.reply.send(Response::Done(Box::new(snapshot)));
-                }
-            }
-        }
-        self.pending.extend(waiting);
-        self.answer_applying();
-    }
-
-    /// Ends `herdwire run` when what it asked for cannot be started.
-    fn heed_run(&mut self) {
-        let Some(Ok(answer)) = self.run.as_mut().map(oneshot::Receiver::try_recv) else { return };
-        self.run = None;
-        if let Response::Failed(failure) = answer {
-            tracing::error!("{}", failure.what);
-            failure.cause.iter().for_each(|cause| tracing::error!("cause: {cause}"));
-            failure.hint.iter().for_each(|hint| tracing::error!("hint:  {hint}"));
-            // A supervisor that a unit starts stays, whatever could not be brought back.
-            self.run_failed = self.foreground.is_some();
-        }
-    }
-
-    fn verdict(&self, pending: &Pending) -> Option<Result<(), Failure>> {
-        let mut all_reached = true;
-        for (id, goal) in &pending.goals {
-            let Some(entry) = self.registry.instances.get(id) else {
-                if let Goal::OnlineAfter(_) | Goal::Proven = goal {
-                    return Some(Err(Failure::new(format!("instance {id} was deleted meanwhile"))));
-                }
-                continue;
-            };
-            let reached = match goal {
-                Goal::OnlineAfter(before) => {
-                    if let Some(failure) = self.failed(entry, *before) {
-                        return Some(Err(failure));
-                    }
-                    let is_online = matches!(entry.life.state(), State::Online { .. });
-                    (is_online || self.is_done(entry)) && entry.life.incarnation().0 > *before
-                }
-                Goal::Proven => {
-                    if let Some(failure) = self.failed(entry, 0).or_else(|| self.crashed(entry)) {
-                        return Some(Err(failure));
-                    }
-                    self.is_done(entry) || self.proven_at(entry).is_some_and(|at| clock::now() >= at)
-                }
-                Goal::Stopped => matches!(entry.life.state(), State::Stopped | State::Errored),
-                Goal::Gone => false,
-            };
-            all_reached &= reached;
-        }
-        if all_reached {
-            return Some(Ok(()));
-        }
-        (Instant::now() >= pending.until).then(|| {
-            Err(Failure::new("it takes longer than it should").hint("`herdwire list` shows how far it is; it goes on"))
-        })
-    }
-
-    /// Why an instance that should come online has not, once that is known.
-    fn failed(&self, entry: &Entry, before: u32) -> Option<Failure> {
-        if entry.life.is_queued() {
-            let because = self.waits_for(entry).filter(|_| self.waits_in_vain(entry))?;
-            let name = self.registry.label(entry);
-            return Some(Failure::new(format!("instance {name} is not started: {because}")));
-        }
-        if entry.life.incarnation().0 <= before {
-            // Nothing has begun and nothing will: somebody else has asked for the opposite.
-            let name = self.registry.label(entry);
-            let stopped = matches!(entry.life.state(), State::Stopped | State::Stopping { then: Then::Stay, .. });
-            return stopped.then(|| Failure::new(format!("instance {name} was stopped meanwhile")));
-        }
-        let given_up = match entry.life.state() {
-            State::Errored | State::WaitingRestart { .. } => true,
-            // Started again after its first death: the first reason counts.
-            State::Launching { .. } => entry.life.incarnation().0 > before + 1 && entry.failure.is_some(),
-            State::Stopped => !self.is_done(entry),
-            State::Online { .. } | State::Draining { .. } | State::Stopping { .. } => false,
-        };
-        given_up.then(|| self.words_of(entry))
-    }
-
-    /// The same of one that is not to crash even once.
-    fn crashed(&self, entry: &Entry) -> Option<Failure> {
-        (entry.life.incarnation().0 > 1 && entry.life.last_exit().is_some()).then(|| self.words_of(entry))
-    }
-
-    /// When a new instance has been online for long enough, if it stays so.
-    fn proven_at(&self, entry: &Entry) -> Option<Time> {
-        match entry.life.state() {
-            State::Online { since } => Some(since + self.registry.spec_of(entry).reload.min_ready),
-            _ => None,
-        }
-    }
-
-    /// When a request is to be looked at although nothing happens.
-    pub(super) fn requests_due(&self) -> impl Iterator<Item = Time> {
-        let added = self.pending.iter().flat_map(|pending| &pending.added);
-        let proven = added.filter_map(|id| self.proven_at(self.registry.instances.get(id)?));
-        // What is over has been looked at.
-        let now = clock::now();
-        proven.filter(move |at| *at >= now)
-    }
-
-    fn words_of(&self, entry: &Entry) -> Failure {
-        let name = self.registry.label(entry);
-        let rules = &self.registry.spec_of(entry).rules;
-        let why = entry.life.account(rules).unwrap_or_else(|| "it did not start".to_owned());
-        let paths = self.log_paths(entry);
-        let failure = Failure::new(format!("instance {name} did not come online: {why}"));
-        let failure = entry.failure.iter().fold(failure, |failure, cause| failure.cause(cause));
-        failure.hint(format!("its last words are in {} and {}", paths.error.display(), paths.out.display()))
-    }
-
-    /// Whether it was to end by itself, has, and ended well: it may have been online for a moment only.
-    pub(super) fn is_done(&self, entry: &Entry) -> bool {
-        let once = !self.registry.spec_of(entry).rules.autorestart || entry.life.cause() == Cause::StopCode;
-        let well = entry.life.last_exit() == Some(Exit::Code(0));
-        once && well && entry.life.state() == State::Stopped
-    }
-
-    pub(super) fn answer_all(&mut self, response: &Response) {
-        let replies = self.pending.drain(..).map(|pending| pending.reply);
-        let replies = replies.chain(self.awaited.drain(..).map(Awaited::into_reply));
-        for reply in replies.chain(self.applying.drain(..).map(Applying::into_reply)) {
-            // Whoever asked may have gone meanwhile.
-            let _ = reply.send(response.clone());
         }
     }
 }

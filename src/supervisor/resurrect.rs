@@ -10,9 +10,10 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::control::{Failure, Response};
 use super::core::Core;
-use super::requests::Goal;
+use super::answers::Goal;
 use super::saved::{Aftermath, Document, SavedApp, SavedInstance, files};
 use crate::config::spec::Rules;
+use crate::lifecycle::By;
 use crate::process::{self, Ended};
 
 /// How long the processes of a herd whose supervisor has died may take to end.
@@ -217,7 +218,7 @@ impl Core {
             // One more than were written down: it is as the app says.
             if instances.get(at).map_or(app.spec.autostart, |instance| instance.running) {
                 goals.push((id, self.goal_online(id)));
-                self.queue_starts(&[id]).await;
+                self.queue_starts_by(&[id], By::Resurrect).await;
             }
         }
         Ok(goals)

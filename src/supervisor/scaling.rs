@@ -11,13 +11,13 @@ use super::control::{Failure, Response, ScaleTo};
 use super::core::Core;
 use crate::config::MAX_INSTANCES;
 use crate::config::spec::AppSpec;
-use crate::lifecycle::Event as Life;
+use crate::lifecycle::{By, Event as Life};
 
 impl Core {
     /// Makes an app have so many instances; answers once it has.
     pub(super) async fn scale(&mut self, name: &str, to: ScaleTo, reply: oneshot::Sender<Response>) {
         let begun = match self.may_scale(name, to).await {
-            Ok((app, wanted)) => self.resize(app, wanted, None).await.map(|resized| (app, resized)),
+            Ok((app, wanted)) => self.resize(app, wanted, None, By::Scale).await.map(|resized| (app, resized)),
             Err(failure) => Err(failure),
         };
         match begun {
@@ -57,6 +57,7 @@ impl Core {
         app: u32,
         wanted: u32,
         new: Option<(AppSpec, Vec<OwnedFd>)>,
+        by: By,
     ) -> Result<Resized, Failure> {
         let (spec, listeners) = match new {
             Some(new) => new,
@@ -75,6 +76,7 @@ impl Core {
         let is_new = |id: &u32| !have.iter().any(|(_, known)| known == id);
         resized.added = self.registry.staying(app).map(|entry| entry.id).filter(is_new).collect();
         for id in &resized.added {
+            self.attribute(*id, by);
             self.live(*id, Life::Start).await;
         }
         Ok(resized)

@@ -102,6 +102,45 @@ fn a_port_in_use_is_refused_whoever_wants_it() {
 }
 
 #[test]
+fn an_address_that_another_app_has_is_refused_with_its_name() {
+    let place = Undisturbed::new();
+    let app = |name: &str, address: &str| {
+        format!("[[app]]\nname = {name:?}\nscript = \"sleep 1000\"\nlisten = [{address:?}]\n")
+    };
+    place.herdwire.write("first.toml", &app("first", "tcp://127.0.0.1:0"));
+    place.herdwire.ok(&["start", "first.toml"]);
+    let described = place.herdwire.instance("first").own("listen")[0].as_str().unwrap().to_owned();
+    place.herdwire.ok(&["delete", "first"]);
+    place.herdwire.write("first.toml", &app("first", &described));
+    place.herdwire.ok(&["start", "first.toml"]);
+    place.herdwire.write("second.toml", &app("second", &described.replace("127.0.0.1", "0.0.0.0")));
+    let said = place.refuses(&["start", "second.toml"]);
+    assert!(said.contains("app `second`") && said.contains("already taken by app `first`"), "{said}");
+}
+
+#[test]
+fn a_file_of_variables_that_is_bad_is_refused_at_the_start_and_gives_an_instance_up_at_once() {
+    let place = Undisturbed::new();
+    let file = place.herdwire.write("vars", "A=1\nsecret");
+    let start = ["start", "sleep 1000", "-n", "app", "--env-file", "vars"];
+    let said = place.refuses(&start);
+    assert!(said.contains("`env_file`") && said.contains("line 2") && !said.contains("secret"), "{said}");
+    place.herdwire.write("vars", "A=1");
+    place.herdwire.ok(&start);
+    std::fs::remove_file(&file).unwrap();
+    let said = place.refuses(&["restart", "app"]);
+    assert!(said.contains("vars"), "{said}");
+    let app = place.herdwire.instance("app");
+    assert_eq!((app.status.as_str(), app.restarts), ("errored", 1), "{app:#?}");
+    assert!(app.own("reason").as_str().unwrap().contains("vars"), "{app:#?}");
+    let reload = place.herdwire.run(&["reload", "app"]);
+    assert!(reload.status.code() == Some(2) && reload.stderr.contains("vars"), "{reload:?}");
+    place.herdwire.write("vars", "A=2");
+    place.herdwire.ok(&["restart", "app"]);
+    assert!(place.herdwire.instance("app").is_online());
+}
+
+#[test]
 fn settings_that_contradict_those_in_force_are_refused() {
     let place = Undisturbed::new();
     let app = |name: &str| format!("[[app]]\nname = \"{name}\"\nscript = \"sleep 1000\"\nautostart = false\n");

@@ -43,6 +43,36 @@ impl Drop for Follower {
 }
 
 #[test]
+fn who_started_an_instance_is_told() {
+    let herdwire = Herdwire::new();
+    let config = |script: &str, instances: u32| {
+        let reload = "[app.reload]\nmin_ready = \"100ms\"";
+        let app = format!("[[app]]\nname = \"app\"\nscript = {script:?}\ninstances = {instances}\n{reload}\n");
+        herdwire.write("herdwire.toml", &app);
+    };
+    config("sleep 1000", 1);
+    let launches = |after: u64| -> Vec<String> {
+        let launched = events(&herdwire, after).into_iter().filter(|event| event["what"] == "instance.launching");
+        launched.map(|event| event["cause"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut before = 0;
+    let mut done = |arguments: &[&str]| {
+        herdwire.ok(arguments);
+        let launches = launches(before);
+        before = last(&herdwire);
+        launches
+    };
+    assert_eq!(done(&["apply"]), ["by `apply`"]);
+    assert_eq!(done(&["scale", "app", "2"]), ["by `scale`"]);
+    assert_eq!(done(&["reload", "app"]), ["by a reload", "by a reload"]);
+    assert_eq!(done(&["restart", "1"]), ["by hand"]);
+    config("sleep 1000", 3);
+    assert_eq!(done(&["apply"]), ["by `apply`"]);
+    let third = herdwire.instances("app")[2].id.to_string();
+    assert!(herdwire.ok(&["describe", &third]).contains("by `apply`"));
+}
+
+#[test]
 fn the_life_of_an_instance_is_told_with_numbers_and_causes() {
     let herdwire = Herdwire::new();
     herdwire.ok(&["start", "sleep 1000", "-n", "nap"]);

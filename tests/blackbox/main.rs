@@ -39,6 +39,7 @@ mod lifecycle;
 mod listeners;
 mod logs;
 mod logs_kept;
+mod outlast;
 mod process;
 mod ready;
 mod reload;

@@ -131,6 +131,8 @@ fn a_file_of_variables_that_is_missing_or_wrong_is_told_by_name_and_line() {
     let said = failure(&["start"]);
     assert!(said.contains("secrets.env, line 2") && !said.contains("secret words"), "{said}");
     assert!(!herdwire.own_log().contains("secret words"));
+    herdwire.write("secrets.env", "A=1\n");
+    herdwire.ok(&["start"]);
     std::fs::remove_file(herdwire.work().join("secrets.env")).unwrap();
     let said = failure(&["restart", "reader"]);
     assert!(said.contains("secrets.env: No such file"), "{said}");

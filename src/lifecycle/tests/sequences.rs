@@ -35,7 +35,7 @@ fn events_of(walk: &Walk) -> Vec<Event> {
         events.extend([Exit::Code(0), Exit::Code(1), Exit::Signal(9), Exit::OutOfMemory].map(|exit| Exited(of, exit)));
         // A process that is known to run cannot turn out never to have been made or let go.
         if !matches!(walk.life.state(), State::Online { .. }) {
-            events.extend([SpawnFailed(of), Exited(of, Exit::NeverStarted)]);
+            events.extend([SpawnFailed(of), Unstartable(of), Exited(of, Exit::NeverStarted)]);
         }
     }
     events
@@ -54,7 +54,7 @@ fn step(from: &Walk, event: Event, rules: &Rules) -> Walk {
     }
     let action = life.handle(event, rules, now);
 
-    let ended = matches!(event, Event::Exited(..) | Event::SpawnFailed(_));
+    let ended = matches!(event, Event::Exited(..) | Event::SpawnFailed(_) | Event::Unstartable(_));
     let left = from.model.running.filter(|_| !ended);
     let mut model = Model { running: left, ..from.model };
     match event {
@@ -103,6 +103,7 @@ fn check(walk: &Walk, rules: &Rules) {
         for event in [
             Event::Spawned(of),
             Event::SpawnFailed(of),
+            Event::Unstartable(of),
             Event::Ready(of),
             Event::Exited(of, Exit::Code(1)),
             Event::Unwell(of, Ailment::Watchdog),
