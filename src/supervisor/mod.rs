@@ -27,6 +27,7 @@ mod logs;
 mod ordering;
 mod orphans;
 mod place;
+mod places;
 mod preflight;
 mod registry;
 mod requests;
