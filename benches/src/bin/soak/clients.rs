@@ -1,11 +1,14 @@
 //! `soak clients`: thousands of control connections that say nothing, say it a byte at a time, or have closed half, and
 //! whoever asks is answered as if they were not there.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -23,6 +26,8 @@ const QUESTIONS: usize = 200;
 /// Descriptors of the supervisor for control connections at most.
 const HELD: usize = 600;
 const TOLERANCE: u64 = 2;
+/// All have come at the latest.
+const COME_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a run looks like.
 #[derive(Debug, Args)]
@@ -53,19 +58,17 @@ fn crowd(options: &Options, stand: &mut Stand) -> anyhow::Result<Promises> {
     let control = stand.home().join("control.sock");
     let over = AtomicBool::new(false);
     let (crowded, held) = std::thread::scope(|scope| {
-        let crowd = scope.spawn(|| -> std::io::Result<Vec<UnixStream>> {
-            (0..options.idle).map(|_| UnixStream::connect(&control)).collect()
-        });
+        let (full, is_full) = std::sync::mpsc::channel();
+        let crowd = scope.spawn(|| stay_many(&control, options.idle, full, &over));
         let slow = scope.spawn(|| dribble(&control, &over));
         // While they come, and once they are all there.
         let answers = ask(stand).and_then(|while_they_come| {
-            let idle = crowd.join().expect("it only connects")?;
+            is_full.recv_timeout(COME_LIMIT).context("they have not all come")?;
             let held = descriptors(pids.supervisor).context("the supervisor is gone")?;
-            let with_all = ask(stand)?;
-            drop(idle);
-            Ok(([while_they_come, with_all], held))
+            Ok(([while_they_come, ask(stand)?], held))
         });
         over.store(true, Relaxed);
+        crowd.join().expect("it only connects")?;
         slow.join().expect("it only writes")?;
         answers
     })?;
@@ -108,8 +111,25 @@ fn ask(stand: &Stand) -> anyhow::Result<(Vec<Duration>, u64)> {
     Ok((took, failed))
 }
 
+/// So many connections that say nothing, and once there are so many, a new one for the oldest again and again.
+fn stay_many(control: &Path, count: usize, full: Sender<()>, over: &AtomicBool) -> std::io::Result<()> {
+    let mut idle = VecDeque::new();
+    while !over.load(Relaxed) {
+        if idle.len() == count {
+            idle.pop_front();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        idle.push_back(UnixStream::connect(control)?);
+        if idle.len() == count {
+            // It is waited for once.
+            let _ = full.send(());
+        }
+    }
+    Ok(())
+}
+
 /// Connections that say something now and then, and never all of it; those that are closed come back.
-fn dribble(control: &std::path::Path, over: &AtomicBool) -> std::io::Result<()> {
+fn dribble(control: &Path, over: &AtomicBool) -> std::io::Result<()> {
     let mut slow: Vec<UnixStream> = Vec::new();
     while !over.load(Relaxed) {
         while slow.len() < SLOW {

@@ -23,6 +23,8 @@ use crate::promise::Promises;
 const CODES: u64 = 50;
 /// No crash is waited for longer than this.
 const CRASH_LIMIT: Duration = Duration::from_secs(30);
+/// Waits between restarts grow by default: sixteen take about two minutes.
+const GIVEN_UP_LIMIT: Duration = Duration::from_secs(300);
 /// `max_restarts` where nothing is said about it.
 const DEFAULT_BUDGET: u64 = 16;
 const OTHER_BUDGET: u64 = 5;
@@ -185,7 +187,7 @@ fn budgets(stand: &mut Stand) -> anyhow::Result<[u64; 2]> {
             let all = stand.instances()?;
             Ok(all.iter().any(|one| one["name"] == *name && one["pm2_env"]["status"] == "errored"))
         };
-        ensure!(interrupt::wait_for(CRASH_LIMIT, is_given_up)?, "{name} is never given up");
+        ensure!(interrupt::wait_for(GIVEN_UP_LIMIT, is_given_up)?, "{name} is never given up");
         *count = starts(&stand.work(), name)?;
         stand.herdwire(["delete", name])?;
     }

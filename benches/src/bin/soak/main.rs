@@ -2,13 +2,14 @@
 //!
 //! `soak flood` floods a herd with messages and accounts for every one of them; `soak supervisor` kills the supervisor
 //! again and again and shows that nobody noticed; `soak reload` replaces an HTTP app under load. `soak crashes`, `soak scale`,
-//! `soak signals` and `soak clients` do the rest of what may happen (`docs/faults.md`). All print one figure a line and fail when a promise is broken.
+//! `soak signals`, `soak clients` and `soak failpoints` do the rest of what may happen (`docs/faults.md`). All print one figure a line and fail when a promise is broken.
 
 #![deny(unsafe_code)]
 
 mod clients;
 mod crashes;
 mod exits;
+mod failpoints;
 mod flood;
 mod footprint;
 mod lines;
@@ -41,6 +42,8 @@ enum Run {
     Clients(clients::Options),
     /// Instances exit at once, thousands of times.
     Crashes(crashes::Options),
+    /// Each system call of supervisor and keeper fails once, comes late once, and kills its process once.
+    Failpoints(failpoints::Options),
     /// Workers flood one another; with `--kill-every`, one of them is killed now and then.
     Flood(flood::Options),
     /// An HTTP app is reloaded under load.
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let broken = match arguments.run {
         Run::Clients(options) => clients::run(&options, arguments.keep)?,
         Run::Crashes(options) => crashes::run(&options, arguments.keep)?,
+        Run::Failpoints(options) => failpoints::run(&options, arguments.keep)?,
         Run::Flood(options) => flood::run(&options, arguments.keep)?,
         Run::Reload(options) => reload::run(&options, arguments.keep)?,
         Run::Scale(options) => scale::run(&options, arguments.keep)?,
