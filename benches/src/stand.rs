@@ -126,6 +126,11 @@ impl Stand {
         Ok(String::from_utf8_lossy(&fs::read(self.home().join("herdwire.log"))?).into_owned())
     }
 
+    /// Somebody else has ended everything.
+    pub fn has_ended(&mut self) {
+        self.keeper = None;
+    }
+
     /// Ends everything. With `keep` the folder stays for whoever wants to see what happened, and is named.
     ///
     /// # Errors

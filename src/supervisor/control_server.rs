@@ -1,7 +1,7 @@
 //! The control socket: accepts the CLI, reads one request, writes one answer.
 //!
 //! Only the owner of the home gets in: the socket is 0600 in a 0700 folder, and the peer's credentials are checked.
-//! Whoever is slow or sends nonsense is answered once, closed, and disturbs nobody.
+//! Whoever is slow or sends nonsense is answered once, closed, and disturbs nobody; how many there may be is `places`' to say.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -12,15 +12,14 @@ use std::time::Duration;
 use herdwire_ipc::frame::{HEADER_BYTES, Header};
 use interprocess::local_socket::tokio::{Listener, Stream, prelude::*};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{self, Failure, Request, Response};
 use super::journal::Reader;
+use super::places::Places;
 
-/// Connections served at once; the next ones wait in the socket's backlog.
-const CONNECTIONS: usize = 512;
 /// From the connection to the whole request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// For the answer to be taken.
@@ -67,46 +66,49 @@ pub async fn serve(
     accepting: CancellationToken,
     shutdown: CancellationToken,
 ) {
-    let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new();
     loop {
-        let place = std::sync::Arc::clone(&places).acquire_owned();
-        let Ok(place) = (tokio::select! {
-            () = accepting.cancelled() => return,
-            place = place => place,
-        }) else {
-            return;
-        };
         let accepted = tokio::select! {
             () = accepting.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok(stream) => {
-                let (desk, shutdown) = (desk.clone(), shutdown.clone());
+                let place = tokio::select! {
+                    // All places are held by those that wait, and everything ends: so does this one.
+                    () = accepting.cancelled() => return,
+                    place = places.take() => place,
+                };
+                let (desk, places, shutdown) = (desk.clone(), places.clone(), shutdown.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         // First what is answered already: with nothing left to stop, `kill` ends the supervisor at once.
                         biased;
-                        () = connection(stream, desk) => {}
+                        () = connection(stream, desk, &places) => {}
                         () = shutdown.cancelled() => {}
                     }
                     drop(place);
                 });
             }
             Err(error) => {
-                // Out of descriptors, most likely: those that are open will end.
+                // Out of descriptors, most likely: those that are open will end, the idle ones now.
                 tracing::warn!("a control connection cannot be accepted: {error}");
+                places.close_oldest();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-async fn connection(mut stream: Stream, Desk { requests, upgrades, journal }: Desk) {
-    let request = match tokio::time::timeout(REQUEST_LIMIT, receive(&mut stream)).await {
-        Ok(Ok(Some(request))) => request,
-        Ok(Ok(None)) | Err(_) => return,
-        Ok(Err(failure)) => return answer(&mut stream, &Response::Failed(failure)).await,
+async fn connection(mut stream: Stream, Desk { requests, upgrades, journal }: Desk, places: &Places) {
+    let request = match places.idle(tokio::time::timeout(REQUEST_LIMIT, receive(&mut stream))).await {
+        Some(Ok(Ok(Some(request)))) => request,
+        Some(Ok(Ok(None)) | Err(_)) | None => return,
+        Some(Ok(Err(failure))) => return answer(&mut stream, &Response::Failed(failure), places).await,
+    };
+    let _patience = match places.patience(&request) {
+        Ok(patience) => patience,
+        Err(failure) => return answer(&mut stream, &Response::Failed(failure), places).await,
     };
     if let Request::Upgrade { binary } = request {
         let Stream::UdSocket(socket) = &stream;
@@ -130,7 +132,7 @@ async fn connection(mut stream: Stream, Desk { requests, upgrades, journal }: De
         () = gone(&mut stream) => return,
     };
     let Ok(response) = response else { return };
-    answer(&mut stream, &response).await;
+    answer(&mut stream, &response, places).await;
     if is_kill {
         // Its end tells the CLI that everything is over.
         std::future::pending::<()>().await;
@@ -167,13 +169,13 @@ async fn gone(stream: &mut Stream) {
     let _ = stream.read(&mut [0; 1]).await;
 }
 
-async fn answer(stream: &mut Stream, response: &Response) {
+async fn answer(stream: &mut Stream, response: &Response, places: &Places) {
     let frame = control::to_answer(response).or_else(|error| {
         control::to_answer(&Response::Failed(Failure::new("the answer is too large to be sent").cause(error)))
     });
     let Ok(frame) = frame else { return };
     // Whoever does not take its answer has gone or hangs; either way there is nobody to tell.
-    let _ = tokio::time::timeout(ANSWER_LIMIT, stream.write_all(&frame)).await;
+    let _ = places.idle(tokio::time::timeout(ANSWER_LIMIT, stream.write_all(&frame))).await;
 }
 
 /// Sends one of several; false when the peer does not take it.

@@ -22,26 +22,40 @@ use crate::keeper::name::{Kind, Name};
 use crate::logs::{self, Event, Kind as Stream, Route, StreamKey};
 use crate::process::Output;
 
-/// Takes SIGUSR2 out of the ordinary way of signals, so that it can be waited for. To be called before any thread is
-/// started, since each has a mask of its own.
+/// What would end or stop a supervisor by default and is none of its business: it ends when its keeper says so.
+const WITHOUT_MEANING: [Signal; 8] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGALRM,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
+/// Takes SIGUSR2 out of the ordinary way of signals, so that it can be waited for, and with it those that have no meaning
+/// here. To be called before any thread is started, since each has a mask of its own.
 ///
 /// # Errors
 /// No descriptor is left.
 pub fn take_signal() -> io::Result<OwnedFd> {
-    let mut reopen = SigSet::empty();
-    reopen.add(Signal::SIGUSR2);
-    reopen.thread_block()?;
-    let signals = SignalFd::with_flags(&reopen, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let taken = WITHOUT_MEANING.into_iter().chain([Signal::SIGUSR2]).collect::<SigSet>();
+    taken.thread_block()?;
+    let signals = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     Ok(signals.into())
 }
 
-/// Waits for the signal. Cancel safe.
+/// Waits for the signal; those without a meaning are passed over. Cancel safe.
 pub async fn heard(signals: &Watched) -> io::Result<()> {
     let read = |descriptor: BorrowedFd<'_>| {
         let mut one = [0; size_of::<libc::signalfd_siginfo>()];
-        nix::unistd::read(descriptor, &mut one).map(|_| ()).map_err(io::Error::from)
+        nix::unistd::read(descriptor, &mut one)?;
+        // Its number comes first.
+        Ok(i32::from_ne_bytes([one[0], one[1], one[2], one[3]]))
     };
-    signals.read(read).await
+    while signals.read(read).await? != Signal::SIGUSR2 as i32 {}
+    Ok(())
 }
 
 impl Core {

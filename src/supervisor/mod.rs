@@ -29,6 +29,7 @@ mod logs;
 mod ordering;
 mod orphans;
 mod place;
+mod places;
 mod preflight;
 mod registry;
 mod releases;

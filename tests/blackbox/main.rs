@@ -27,6 +27,7 @@ mod bridge;
 mod browser;
 mod cli;
 mod config;
+mod control;
 mod depends;
 mod events;
 mod foreground;

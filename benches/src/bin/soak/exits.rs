@@ -15,7 +15,7 @@ pub struct Comparison {
 }
 
 /// (instance, incarnation) to what is said of its end. Two different words for one end are both kept.
-type Told = BTreeMap<(u64, u32), Vec<String>>;
+pub type Told = BTreeMap<(u64, u32), Vec<String>>;
 
 /// Compares the whole history with the log, and the last exit of each with `jlist`.
 pub fn compare(log: &str, instances: &[Value], accounts: &[Account]) -> Comparison {
@@ -52,7 +52,7 @@ pub fn compare(log: &str, instances: &[Value], accounts: &[Account]) -> Comparis
 
 /// `NAME:ID (incarnation N) ended: WORDS`, wherever it stands in a line. A supervisor that died over an exit leaves it to
 /// its successor, so the same may be said twice; who never ran did not end.
-fn told(log: &str) -> Told {
+pub fn told(log: &str) -> Told {
     let mut told = Told::new();
     for line in log.lines() {
         let Some((before, words)) = line.split_once(") ended: ") else { continue };

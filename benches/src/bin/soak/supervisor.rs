@@ -12,11 +12,12 @@ use clap::Args;
 use flood::account::{Account, Figure};
 use flood::control::{Control, Phase};
 use flood::verdict;
-use measure::stand::{Pids, Stand, descriptors};
+use measure::stand::Stand;
 use measure::{figures, interrupt};
 use serde_json::Value;
 
 use crate::exits::{self, Comparison};
+use crate::footprint::settled_descriptors;
 use crate::lines::{self, Lines};
 use crate::promise::Promises;
 use faults::{Fault, Faults};
@@ -148,22 +149,6 @@ fn soak(options: &Options, stand: &mut Stand) -> anyhow::Result<Outcome> {
         exits: exits::compare(&stand.log()?, &instances, &accounts),
         leaked: after.saturating_sub(before + TOLERANCE),
     })
-}
-
-/// Descriptors of keeper and supervisor, once their number stays the same.
-fn settled_descriptors(pids: Pids) -> anyhow::Result<u64> {
-    /// Outboxes of the dead are let go about once a second.
-    const STEADY: Duration = Duration::from_millis(2500);
-    let count = || [pids.keeper, pids.supervisor].into_iter().filter_map(descriptors).sum::<usize>() as u64;
-    let (mut last, mut since) = (count(), Instant::now());
-    interrupt::wait_for(QUIET_LIMIT, || {
-        let now = count();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-        Ok(since.elapsed() >= STEADY)
-    })?;
-    Ok(last)
 }
 
 /// Starts that no exit explains, by the workers' own accounts and by what the supervisor has counted.
