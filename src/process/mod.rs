@@ -16,6 +16,7 @@ pub mod env_file;
 mod go;
 mod hierarchy;
 mod identity;
+pub mod kinship;
 pub mod listen;
 mod orphans;
 mod pidfd;

@@ -32,7 +32,7 @@ use super::saving::{self, Saving};
 use super::settings::Sections;
 use super::state::Contents;
 use super::traffic::{self, Routes};
-use super::{control_server, foreground, health};
+use super::{control_server, foreground, health, main_process};
 use crate::config::spec::{AppSpec, Rotation, Settings};
 use crate::config::{self, Surroundings, home::Home};
 use crate::deployment::Deployment;
@@ -355,7 +355,10 @@ impl Core {
                 pidfd.pid().or(recorded.filter(|_| matches))
             });
             let process = match (pidfd, pid) {
-                (Some(pidfd), Some(pid)) => Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go },
+                (Some(pidfd), Some(pid)) => {
+                    let main = main_process::adopt(record, descriptors);
+                    Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go, main }
+                }
                 // Reaped, and the keeper's word of it, if it comes, names a number that we do not know.
                 (Some(pidfd), None) => {
                     reaped.push((record.id, life.incarnation(), pidfd));
@@ -456,6 +459,7 @@ impl Core {
         }
         self.watch_orphans();
         let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
+        ids.iter().for_each(|id| self.watch_main(*id));
         for id in ids {
             let entry = &self.registry.instances[&id];
             let incarnation = entry.life.incarnation();
@@ -467,12 +471,12 @@ impl Core {
                 // Whether it was let go shows by its being there a moment later: one that was not ends at once.
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
                 // The signal may not have been sent. Twice does no harm.
-                (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
+                (process @ Process::Exists { .. }, LifeState::Stopping { .. }) => {
                     let rules = &self.registry.spec_of(entry).rules;
                     let signal = rules.kill_signal;
                     if rules.shutdown_with_message {
                         self.wire.announce_shutdown(id, incarnation.0).await;
-                    } else if let Err(error) = pidfd.signal_group(signal) {
+                    } else if let Err(error) = process.signal(signal) {
                         tracing::debug!("instance {id} cannot be signalled: {error}");
                     }
                 }

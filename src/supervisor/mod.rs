@@ -24,6 +24,7 @@ mod foreground;
 mod health;
 mod journal;
 mod logs;
+mod main_process;
 mod ordering;
 mod orphans;
 mod place;

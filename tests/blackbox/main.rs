@@ -39,6 +39,7 @@ mod lifecycle;
 mod listeners;
 mod logs;
 mod logs_kept;
+mod main_process;
 mod process;
 mod ready;
 mod reload;
