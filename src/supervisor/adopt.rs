@@ -350,13 +350,15 @@ impl Core {
             let was_let_go = matches!(life.state(), LifeState::Online { .. });
             // Its name in the store says whose process it is; the record only helps with the number of a reaped one.
             let recorded = (record.pid != 0).then_some(record.pid);
+            let main = main_process::adopt(record, descriptors);
             let pid = pidfd.as_ref().and_then(|pidfd| {
                 let matches = pidfd.inode().unwrap_or(0) == record.pidfd_inode;
-                pidfd.pid().or(recorded.filter(|_| matches))
+                // Nobody remembers the number of the first one where the state was lost.
+                let of_main = || main.as_ref().map(|main| main.pid);
+                pidfd.pid().or(recorded.filter(|_| matches)).or_else(of_main)
             });
             let process = match (pidfd, pid) {
                 (Some(pidfd), Some(pid)) => {
-                    let main = main_process::adopt(record, descriptors);
                     Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go, main }
                 }
                 // Reaped, and the keeper's word of it, if it comes, names a number that we do not know.

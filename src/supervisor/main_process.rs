@@ -29,9 +29,9 @@ pub struct Main {
     pub pidfd: Pidfd,
 }
 
-/// Where its pidfd lies.
-fn name(id: u32, incarnation: Incarnation) -> Name {
-    Name::part(Kind::Pidfd, id, 1, incarnation.0)
+/// Where the pidfd of an instance's main process lies.
+pub(super) fn name(id: u32, incarnation: u32) -> Name {
+    Name::part(Kind::Pidfd, id, 1, incarnation)
 }
 
 impl Process {
@@ -137,8 +137,8 @@ impl Core {
 
     async fn put_main(&mut self, id: u32, incarnation: Incarnation, new: Option<Main>) {
         match &new {
-            Some(main) => self.store.keep(name(id, incarnation), main.pidfd.as_fd()),
-            None => self.store.forget(name(id, incarnation)),
+            Some(main) => self.store.keep(name(id, incarnation.0), main.pidfd.as_fd()),
+            None => self.store.forget(name(id, incarnation.0)),
         }
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         let Process::Exists { pid: first, pidfd, main, .. } = &mut entry.process else { return };
@@ -190,14 +190,14 @@ impl Core {
     /// Its process is gone, and with it whatever was kept of it.
     pub(super) fn forget_main(&self, id: u32, incarnation: Incarnation, process: &Process) {
         if process.main().is_some() {
-            self.store.forget(name(id, incarnation));
+            self.store.forget(name(id, incarnation.0));
         }
     }
 }
 
 /// The main process that a record names, if the store has it; or if the kernel still does.
 pub(super) fn adopt(record: &InstanceRecord, descriptors: &mut BTreeMap<Name, OwnedFd>) -> Option<Main> {
-    let kept = descriptors.remove(&name(record.id, Incarnation(record.incarnation))).map(Pidfd::from_fd);
+    let kept = descriptors.remove(&name(record.id, record.incarnation)).map(Pidfd::from_fd);
     let pid = (record.main_pid != 0).then_some(record.main_pid)?;
     let is_it = |pidfd: &Pidfd| record.main_inode != 0 && pidfd.inode().is_ok_and(|inode| inode == record.main_inode);
     let pidfd = kept.filter(|pidfd| record.main_inode == 0 || is_it(pidfd));

@@ -15,13 +15,18 @@ struct Daemon {
 impl Daemon {
     /// `role` says whether the first process ends, `says` what it notifies before that.
     fn new(role: &str, says: &str, more: &str) -> Daemon {
+        let (herdwire, stage) = Daemon::prepare(role, says, more);
+        herdwire.ok(&["start"]);
+        let puppet = stage.next();
+        Daemon { herdwire, stage, puppet }
+    }
+
+    fn prepare(role: &str, says: &str, more: &str) -> (Herdwire, Stage) {
         let herdwire = Herdwire::new();
         let stage = Stage::new(&herdwire);
         let more = format!("args = [{role:?}, {says:?}]\n{more}");
         herdwire.write("herdwire.toml", &Stage::app(&herdwire, "daemon", 1, &more));
-        herdwire.ok(&["start"]);
-        let puppet = stage.next();
-        Daemon { herdwire, stage, puppet }
+        (herdwire, stage)
     }
 
     /// Online in that process, never having been restarted.
@@ -75,6 +80,22 @@ fn a_stop_reaches_it_in_its_own_session_with_the_apps_own_signal() {
     assert!(!is_alive(daemon.puppet.pid));
     let exit = daemon.herdwire.snapshot()["instances"][0]["last_exit"].clone();
     assert_eq!(exit, serde_json::json!({ "Signal": 15 }));
+}
+
+#[test]
+fn without_control_groups_it_is_known_and_ended_all_the_same() {
+    let (herdwire, stage) = Daemon::prepare("background", "MAINPID=WHO", "");
+    if !herdwire.start_without_groups(&[]) {
+        return;
+    }
+    let puppet = stage.next();
+    let mut daemon = Daemon { herdwire, stage, puppet };
+    daemon.is_supervised();
+    daemon.its_exit_is_the_instances();
+    daemon.herdwire.await_instance("daemon", "came back", Instance::is_online);
+    let again = daemon.herdwire.instance("daemon").pid;
+    daemon.herdwire.ok(&["stop", "daemon"]);
+    assert!(!is_alive(again));
 }
 
 #[test]
@@ -155,4 +176,24 @@ fn a_process_that_is_not_the_instances_own_cannot_be_named() {
     puppets[0].tell("exit 3");
     stage.next();
     assert!(is_alive(other));
+}
+
+#[test]
+fn a_process_of_another_user_cannot_be_named() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can run a process as another user");
+    }
+    let herdwire = Herdwire::new();
+    let stage = Stage::new(&herdwire);
+    herdwire.write("herdwire.toml", &Stage::app(&herdwire, "one", 1, ""));
+    herdwire.ok(&["start"]);
+    let mut puppet = stage.next();
+    let child = puppet.does("start setpriv --reuid 65534 sleep 1000");
+    until("it is another user's", || {
+        std::fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name == "sleep\n")
+    });
+    puppet.does(&format!("notify MAINPID={child}|STATUS=heard"));
+    until("it is heard", || herdwire.snapshot()["instances"][0]["health"]["status"] == "heard");
+    until("it is said", || herdwire.own_log().contains("it runs as another user"));
+    assert_eq!(herdwire.instance("one").pid, puppet.pid);
 }

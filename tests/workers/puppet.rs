@@ -19,6 +19,7 @@
 //! env NAME                             ok VALUE                   (nothing when it is not set)
 //! notify TEXT                          ok                         TEXT to NOTIFY_SOCKET, `|` for a new line
 //! notify-from-child TEXT               ok PID                     ... by a process of its own
+//! start COMMAND LINE                   ok PID                     a process of its own
 //! notify-with N TEXT                   ok                         ... with so many descriptors
 //! keep-alive MS                        ok                         WATCHDOG=1 so often, until `fall-silent`
 //! fall-silent                          ok
@@ -180,6 +181,7 @@ impl Puppet {
                 child.stdout.take().expect("piped").read_to_string(&mut end)?;
                 return Ok(child.id().to_string());
             }
+            "start" => return Ok(Command::new("sh").args(["-c", &format!("exec {rest}")]).spawn()?.id().to_string()),
             "notify-with" => {
                 let [count, text] = words(rest)?;
                 notify(text, count.parse()?)?;
