@@ -19,6 +19,7 @@ mod identity;
 pub mod kinship;
 pub mod listen;
 mod orphans;
+pub mod passed;
 mod pidfd;
 pub mod sealed;
 mod spawn;

@@ -27,6 +27,7 @@ use super::journal::Journal;
 use super::ordering::Turns;
 use super::registry::{App, Entry, Process, Registry, Release, Role};
 use super::rescue;
+use super::safekeeping::Safekeeping;
 use super::saved::{self, Here};
 use super::saving::{self, Saving};
 use super::settings::Sections;
@@ -122,6 +123,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
         began: Instant::now(),
         sections: Sections::new(arrivals_in, Look::new(looks_in, History::default()), random),
         saving: Saving::new(writer, here, foreground),
+        safekeeping: Safekeeping::from_environment(),
         keeper,
         store,
         state,
@@ -182,6 +184,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;
     core.adopt_health(&mut descriptors).await;
+    core.adopt_passed(&mut descriptors);
     let mut single = |kind| core::take_kinds(&mut descriptors, &[kind]).into_values().next_back();
     let (settings, front, status, run) =
         (single(Kind::Settings), single(Kind::Front), single(Kind::Status), single(Kind::Run));
@@ -207,6 +210,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     }
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
+    core.close_passed();
     Ok(core)
 }
 

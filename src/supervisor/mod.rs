@@ -33,6 +33,7 @@ mod registry;
 mod requests;
 mod rescue;
 mod resurrect;
+mod safekeeping;
 mod saved;
 mod saving;
 mod scaling;

@@ -45,6 +45,7 @@ mod ready;
 mod reload;
 mod rescue;
 mod resurrect;
+mod safekeeping;
 mod scale;
 mod start;
 mod startup;
