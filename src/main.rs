@@ -35,8 +35,10 @@ fn role_keeper() -> ExitCode {
 }
 
 /// The keeper in the foreground, for `herdwire run` and for units: keeps its stdio and hands the request to the supervisor.
-fn role_keeper_foreground(Foreground { home, request, serves }: Foreground) -> ExitCode {
-    let stored = vec![(Name::new(Kind::Run, 0, 0), request)];
+fn role_keeper_foreground(Foreground { home, request, passed, serves }: Foreground) -> ExitCode {
+    let mut stored = vec![(Name::new(Kind::Run, 0, 0), request)];
+    // Of no app yet: the supervisor finds out whose they are.
+    stored.extend((0..).zip(passed).map(|(place, listener)| (Name::part(Kind::Listener, 0, place, 0), listener)));
     // One that serves ends when it is told to, not with its apps.
     let (foreground, attached) = (!serves, serves);
     keep(KeeperOptions { foreground, attached, stored, ..KeeperOptions::new(home.path().to_owned()) })

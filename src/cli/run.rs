@@ -21,6 +21,8 @@ pub struct Foreground {
     pub home: Home,
     /// A sealed memfd that holds one [`Request`] by the codec, without a header.
     pub request: OwnedFd,
+    /// Listeners that a service manager has kept from an earlier start.
+    pub passed: Vec<OwnedFd>,
     /// Whether it serves until it is told to end, instead of ending with its apps.
     pub serves: bool,
 }
@@ -34,7 +36,7 @@ pub fn prepare(client: &Client, file: &Path) -> Result<Foreground, CliError> {
     }
     let resolved = loaded.resolved;
     let request = seal(&start::request(resolved.apps, resolved.settings, loaded.origin))?;
-    Ok(Foreground { home: client.home().clone(), request, serves: false })
+    Ok(Foreground { home: client.home().clone(), request, passed: Vec::new(), serves: false })
 }
 
 /// A request, as the keeper takes it.

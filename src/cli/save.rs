@@ -7,6 +7,7 @@ use super::error::CliError;
 use super::output::Output;
 use super::run::{Foreground, seal};
 use super::{list, run};
+use crate::process::passed;
 use crate::snapshot::{InstanceView, Snapshot};
 use crate::supervisor::control::{Request, Response};
 
@@ -38,11 +39,12 @@ pub fn resurrect(client: &Client, out: &mut Output) -> Result<(), CliError> {
 
 /// Prepares the keeper that stays in the foreground and brings everything back.
 pub fn serve(client: &Client) -> Result<Foreground, CliError> {
+    let passed = passed::take();
     client.home().create()?;
     if client.connect()?.is_some() {
         return Err(CliError::AlreadyRunning { home: client.home().path().to_owned() });
     }
-    Ok(run::Foreground { home: client.home().clone(), request: seal(&Request::Resurrect)?, serves: true })
+    Ok(run::Foreground { home: client.home().clone(), request: seal(&Request::Resurrect)?, passed, serves: true })
 }
 
 fn done(answer: Response) -> Result<Snapshot, CliError> {

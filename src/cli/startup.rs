@@ -247,7 +247,8 @@ Delegate=yes
 # About six descriptors an instance, in keeper and supervisor.
 LimitNOFILE=1048576
 TasksMax=infinity
-# Room for descriptors that a release may keep over a restart of the unit; none does yet.
+# Room for the apps' listening sockets: they stay bound while the unit is started again after the death of keeper and
+# supervisor, and what waits at them is served then.
 FileDescriptorStoreMax=16384
 
 [Install]

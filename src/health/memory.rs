@@ -54,11 +54,6 @@ impl Processes {
     }
 }
 
-/// The session of a process, which is the number of its leader; `None` when there is no such process.
-pub fn session_of(pid: u32) -> Option<u32> {
-    kin(pid).map(|kin| kin.session)
-}
-
 fn kin(pid: u32) -> Option<Kin> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }

@@ -25,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,6 +51,12 @@ pub struct Watched {
     pub inode: u64,
     /// Its control group, if it has one.
     pub group: Option<Group>,
+    /// The process that its life is, if that is another: number, and inode as above.
+    pub main: Option<(u32, u64)>,
+    /// Whom it runs as, if it executes its program already.
+    pub user: Option<u32>,
+    /// Variables that only its processes have inherited, as `KEY=VALUE`.
+    pub marks: Vec<String>,
     /// What its app asks for.
     pub health: HealthSpec,
     /// How its probes' commands are run; needed only if there is one.
@@ -95,6 +101,15 @@ pub enum Finding {
     Extended(Duration),
     /// It is ending.
     Quitting,
+    /// Its life is that of another process from now on.
+    Main(Claim),
+}
+
+/// Which process an instance says is its main one, and whom the one that said so runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub pid: u32,
+    pub user: Option<u32>,
 }
 
 /// What instances say and show of themselves, by instance. Written by the task, read by the snapshot.
@@ -152,6 +167,11 @@ enum Command {
     Moved(u32, Incarnation, Phase),
     Heard(u32, Incarnation),
     Gone(u32, Incarnation),
+    /// Whom a process runs as, now that it executes its program.
+    RunsAs(u32, Incarnation, u32),
+    /// An instance's main process is known: number, and the inode of its pidfd.
+    Main(u32, Incarnation, (u32, u64)),
+    LastWords(u32, Incarnation, oneshot::Sender<Option<Claim>>),
     /// Everybody who was inherited is known: what waits in the socket can be understood.
     Serve,
 }
@@ -208,6 +228,24 @@ impl Senses {
     /// A process is gone.
     pub async fn gone(&self, instance: u32, incarnation: Incarnation) {
         self.tell(Command::Gone(instance, incarnation)).await;
+    }
+
+    /// It executes its program, as this user.
+    pub async fn runs_as(&self, instance: u32, incarnation: Incarnation, user: u32) {
+        self.tell(Command::RunsAs(instance, incarnation, user)).await;
+    }
+
+    /// Its life is that of this process from now on: number, and inode of its pidfd.
+    pub async fn has_main(&self, instance: u32, incarnation: Incarnation, main: (u32, u64)) {
+        self.tell(Command::Main(instance, incarnation, main)).await;
+    }
+
+    /// Which process it has last called its main one, also in what was not read yet: asked when the process that was started
+    /// has ended.
+    pub async fn last_words(&self, instance: u32, incarnation: Incarnation) -> Option<Claim> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::LastWords(instance, incarnation, reply)).await;
+        answer.await.ok().flatten()
     }
 
     /// All processes that were inherited are watched.

@@ -24,6 +24,8 @@ const MOST_BYTES: usize = 4096;
 /// Not yet known to libc: descriptors of senders, on kernels from 6.5.
 const SO_PASSPIDFD: libc::c_int = 76;
 const SCM_PIDFD: libc::c_int = 4;
+/// For `SO_PEEK_OFF`: every look begins at the oldest datagram.
+const FROM_THE_FIRST: libc::c_int = -1;
 
 /// What one look at the socket brought.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Datagram {
     pub pid: Option<u32>,
     /// The inode of the sender's pidfd, where the kernel gives it.
     pub inode: Option<u64>,
+    /// Whom the sender runs as.
+    pub user: Option<u32>,
 }
 
 /// The socket.
@@ -63,20 +67,11 @@ impl NotifySocket {
     /// It is not such a socket.
     pub fn open(socket: OwnedFd) -> io::Result<NotifySocket> {
         setsockopt(&socket, sockopt::PassCred, &true)?;
-        let on: libc::c_int = 1;
-        // SAFETY: the option's value is one int that outlives the call, and its length is said.
-        let pidfds = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_PASSPIDFD,
-                (&raw const on).cast(),
-                size_of_val(&on) as libc::socklen_t,
-            )
-        };
-        if pidfds < 0 {
-            tracing::debug!("this kernel tells senders by number alone: {}", io::Error::last_os_error());
+        if let Err(error) = set_option(socket.as_fd(), SO_PASSPIDFD, 1) {
+            tracing::debug!("this kernel tells senders by number alone: {error}");
         }
+        // A predecessor may have died in the middle of a look.
+        set_option(socket.as_fd(), libc::SO_PEEK_OFF, FROM_THE_FIRST)?;
         let address: UnixAddr = nix::sys::socket::getsockname(socket.as_raw_fd())?;
         let name = address.as_abstract().map(|name| String::from_utf8_lossy(name).into_owned());
         let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no abstract name"))?;
@@ -113,7 +108,21 @@ impl NotifySocket {
             bytes: (header.msg_flags & libc::MSG_TRUNC == 0).then_some(bytes),
             pid: sender.pid,
             inode: sender.inode,
+            user: sender.user,
         })
+    }
+
+    /// All that wait, the oldest first, as far as `most` of them; they stay where they are. One
+    /// without content may be left out. Does not wait.
+    ///
+    /// # Errors
+    /// The kernel cannot look past the first.
+    pub fn look_through(socket: BorrowedFd<'_>, most: usize) -> io::Result<Vec<Datagram>> {
+        // From here on each look begins where the one before ended.
+        set_option(socket, libc::SO_PEEK_OFF, 0)?;
+        let found = std::iter::from_fn(|| NotifySocket::peek(socket).ok()).take(most).collect();
+        set_option(socket, libc::SO_PEEK_OFF, FROM_THE_FIRST)?;
+        Ok(found)
     }
 
     /// Takes the oldest datagram out, with all that came along. Nothing happens when there is none.
@@ -134,11 +143,27 @@ impl AsFd for NotifySocket {
     }
 }
 
+fn set_option(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option's value is one int that outlives the call, and its length is said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    Errno::result(set)?;
+    Ok(())
+}
+
 /// Who sent a datagram.
 #[derive(Debug, Default)]
 struct Sender {
     pid: Option<u32>,
     inode: Option<u64>,
+    user: Option<u32>,
 }
 
 impl Sender {
@@ -157,6 +182,7 @@ impl Sender {
                     // SAFETY: the message says that a whole ucred stands there; it may be unaligned.
                     let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
                     sender.pid = u32::try_from(credentials.pid).ok().filter(|pid| *pid > 0);
+                    sender.user = Some(credentials.uid);
                 }
                 (libc::SOL_SOCKET, SCM_PIDFD) => {
                     for pidfd in descriptors(data, length) {
@@ -214,6 +240,7 @@ mod tests {
             let seen = NotifySocket::peek(socket.as_fd()).unwrap();
             assert_eq!(seen.bytes.as_deref(), Some(&b"READY=1"[..]));
             assert_eq!(seen.pid, Some(std::process::id()));
+            assert_eq!(seen.user, Some(nix::unistd::getuid().as_raw()));
             let own = crate::process::Pidfd::open(std::process::id()).unwrap();
             assert!(seen.inode.is_none_or(|inode| inode == own.inode().unwrap()));
         }
@@ -230,6 +257,24 @@ mod tests {
         let successor = NotifySocket::open(socket.into_fd()).unwrap();
         assert_eq!(successor.variable(), name);
         assert_eq!(NotifySocket::peek(successor.as_fd()).unwrap().bytes.as_deref(), Some(&b"one"[..]));
+    }
+
+    #[test]
+    fn a_look_through_the_socket_sees_all_and_takes_none() {
+        let (socket, sender) = pair();
+        let texts = [&b"one"[..], b"two", b"three"];
+        for text in texts {
+            sender.send(text).unwrap();
+        }
+        for most in [10, 2, 10] {
+            let seen = NotifySocket::look_through(socket.as_fd(), most).unwrap();
+            let seen: Vec<_> = seen.iter().map(|datagram| datagram.bytes.as_deref().unwrap()).collect();
+            assert_eq!(seen, texts[..most.min(3)]);
+        }
+        for text in texts {
+            assert_eq!(NotifySocket::peek(socket.as_fd()).unwrap().bytes.as_deref(), Some(text));
+            NotifySocket::consume(socket.as_fd());
+        }
     }
 
     #[test]

@@ -15,11 +15,12 @@ use super::notify::{self, Said};
 use super::probe::{self, Looked, Streak};
 use super::socket::{Datagram, NotifySocket};
 use super::watchdog::{Pulse, Vigil, was_away};
-use super::{Around, Board, Command, Finding, News, Phase, Watched, pipe};
+use super::{Around, Board, Claim, Command, Finding, News, Phase, Watched, pipe};
 use crate::config::spec::{HealthSpec, Probe};
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Ailment, Incarnation, Time};
-use crate::process::Group;
+use crate::process::kinship::{Kin, Kinship, Traits};
+use crate::process::{Group, Pidfd};
 use crate::supervisor::clock;
 
 /// How often the memory of groups that have a limit is looked at.
@@ -33,6 +34,14 @@ const RESULTS: usize = 256;
 
 /// One process of an instance.
 type Key = (u32, Incarnation);
+
+impl Subject {
+    fn take_main(&mut self, main: (u32, u64)) {
+        self.main = (main.0 != self.pid).then_some(main);
+        self.kinship.leaders.truncate(1);
+        self.kinship.leaders.extend(self.main);
+    }
+}
 
 /// What a look from outside was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +66,12 @@ struct Subject {
     incarnation: Incarnation,
     pid: u32,
     inode: u64,
-    group: Option<Group>,
+    main: Option<(u32, u64)>,
+    kinship: Kinship,
+    /// Whom it runs as, once it executes its program.
+    user: Option<u32>,
+    /// What it has last called its main process.
+    claim: Option<Claim>,
     phase: Phase,
     health: HealthSpec,
     surroundings: Option<Arc<Surroundings>>,
@@ -174,17 +188,35 @@ impl Task {
             Command::Moved(instance, incarnation, phase) => self.moved((instance, incarnation), phase),
             Command::Heard(instance, incarnation) => self.heard((instance, incarnation)),
             Command::Gone(instance, incarnation) => self.gone((instance, incarnation)),
+            Command::RunsAs(instance, incarnation, user) => {
+                if let Some(subject) = self.subject((instance, incarnation)) {
+                    subject.user = Some(user);
+                }
+            }
+            Command::Main(instance, incarnation, main) => {
+                if let Some(subject) = self.subject((instance, incarnation)) {
+                    subject.take_main(main);
+                }
+            }
+            Command::LastWords(instance, incarnation, reply) => {
+                // Whoever asked waits for the answer, unless everything ends.
+                let _ = reply.send(self.last_words((instance, incarnation)));
+            }
             Command::Serve => self.serving = true,
         }
     }
 
     fn watch(&mut self, watched: Watched, phase: Phase) {
-        let Watched { instance, incarnation, pid, inode, group, health, surroundings, ready } = watched;
-        let subject = Subject {
+        let Watched { instance, incarnation, pid, inode, group, main, user, marks, health, surroundings, ready } =
+            watched;
+        let mut subject = Subject {
             incarnation,
             pid,
             inode,
-            group,
+            main: None,
+            kinship: Kinship { group, leaders: vec![(pid, inode)], marks },
+            user,
+            claim: None,
             phase,
             watchdog: health.watchdog,
             vigil: None,
@@ -195,6 +227,7 @@ impl Task {
             has_pipe: ready.is_some(),
             lookers: CancellationToken::new(),
         };
+        main.into_iter().for_each(|main| subject.take_main(main));
         if let Some(before) = self.subjects.insert(instance, subject) {
             before.lookers.cancel();
         }
@@ -381,29 +414,49 @@ impl Task {
         };
         let mut stays = false;
         for said in notify::parse(bytes) {
-            stays |= self.said(instance, said);
+            stays |= self.said(instance, datagram.user, said);
         }
         stays
     }
 
-    /// The instance whose process this is, or one of its session's. A number is as good as the kernel's word for it only while
-    /// it belongs to the same process, which the inode tells where there is one.
+    /// The instance that one of these processes is of. A number is as good as the kernel's word for it only while it
+    /// belongs to the same process, which the inode tells where there is one.
     fn sender(&self, datagram: &Datagram) -> Option<u32> {
         let pid = datagram.pid?;
         if let Some((instance, subject)) = self.subjects.iter().find(|(_, subject)| subject.pid == pid) {
             let is_same = datagram.inode.is_none_or(|inode| subject.inode == 0 || subject.inode == inode);
             return is_same.then_some(*instance);
         }
-        let mut leaders = self.subjects.iter().map(|(instance, subject)| (*instance, subject.pid));
-        let session = memory::session_of(pid)?;
-        leaders.find(|(_, leader)| *leader == session).map(|(instance, _)| instance)
+        let traits = Traits::of(pid)?;
+        let its_own = |subject: &Subject| match subject.kinship.with(&traits)? {
+            Kin::Proven => Some(()),
+            // Anybody may put on its variables who could be it anyway.
+            Kin::Claimed => (datagram.user.is_some() && datagram.user == subject.user).then_some(()),
+        };
+        let (instance, _) = self.subjects.iter().find(|(_, subject)| its_own(subject).is_some())?;
+        // The number was the sender's while it was looked at, if it still is.
+        let now = || Pidfd::open(pid).and_then(|pidfd| pidfd.inode()).ok();
+        datagram.inode.is_none_or(|inode| now() == Some(inode)).then_some(*instance)
     }
 
-    fn said(&mut self, instance: u32, said: Said) -> bool {
+    /// What a process has last called its main one, also in what lies in the socket: it may have ended since.
+    fn last_words(&mut self, key: Key) -> Option<Claim> {
+        let waiting = NotifySocket::look_through(self.socket.get_ref().as_fd(), BACKLOG).unwrap_or_default();
+        let said = waiting.iter().filter(|datagram| self.sender(datagram) == Some(key.0)).flat_map(|datagram| {
+            let assignments = notify::parse(datagram.bytes.as_deref().unwrap_or_default());
+            assignments.into_iter().filter_map(|said| match said {
+                Said::MainPid(pid) => Some(Claim { pid, user: datagram.user }),
+                _ => None,
+            })
+        });
+        let last = said.last();
+        last.or(self.subject(key)?.claim)
+    }
+
+    fn said(&mut self, instance: u32, user: Option<u32>, said: Said) -> bool {
         let now = clock::now();
         let Some(subject) = self.subjects.get_mut(&instance) else { return false };
         let key = (instance, subject.incarnation);
-        let is_leaving = subject.phase == Phase::Leaving;
         match said {
             Said::Ready if subject.phase == Phase::Launching => {
                 self.ready(key);
@@ -430,12 +483,12 @@ impl Task {
                     interval.filter(|_| subject.phase == Phase::Online).map(|interval| Vigil::new(interval, now));
             }
             Said::Extend(by) => self.tell(key, Finding::Extended(by)),
-            Said::MainPid(pid) => {
-                let leader = subject.pid;
-                if !is_leaving && (pid == leader || memory::session_of(pid) == Some(leader)) {
-                    self.board.note(instance, |view| view.main_pid = (pid != leader).then_some(pid));
-                }
+            Said::MainPid(pid) if subject.phase != Phase::Leaving => {
+                let claim = Claim { pid, user };
+                subject.claim = Some(claim);
+                self.tell(key, Finding::Main(claim));
             }
+            Said::MainPid(_) => {}
         }
         false
     }
@@ -448,10 +501,12 @@ impl Task {
 
     fn tell(&mut self, (instance, incarnation): Key, what: Finding) {
         let kind = match what {
-            Finding::Extended(_) => 0,
-            Finding::Ready => 1,
-            Finding::Unwell(..) => 2,
-            Finding::Quitting => 3,
+            // First: whoever is ready, or not well, is so in that process.
+            Finding::Main(_) => 0,
+            Finding::Extended(_) => 1,
+            Finding::Ready => 2,
+            Finding::Unwell(..) => 3,
+            Finding::Quitting => 4,
         };
         self.pending.insert((instance, kind), News { instance, incarnation, what });
     }
@@ -554,7 +609,8 @@ impl Task {
     fn look_at_memory(&mut self, now: Time) {
         let limited = |(instance, subject): (&u32, &Subject)| {
             let limit = subject.health.max_memory.filter(|_| subject.phase == Phase::Online)?;
-            Some(((*instance, subject.incarnation), subject.pid, subject.group.clone(), limit))
+            let main = subject.main.map(|(pid, _)| pid);
+            Some(((*instance, subject.incarnation), (subject.pid, main), subject.kinship.group.clone(), limit))
         };
         let limited: Vec<_> = self.subjects.iter().filter_map(limited).collect();
         if limited.is_empty() {
@@ -566,8 +622,9 @@ impl Task {
         let results = self.results.clone();
         self.around.tasks.spawn_blocking(move || {
             let processes = Processes::now();
-            let figure = |(key, pid, group, limit): (Key, u32, Option<Group>, u64)| {
-                let inside = group.map(|group| group.processes()).unwrap_or_default();
+            let figure = |(key, (pid, main), group, limit): (Key, (u32, Option<u32>), Option<Group>, u64)| {
+                let mut inside = group.map(|group| group.processes()).unwrap_or_default();
+                inside.extend(main);
                 (key, memory::used_by(&processes.group_of(pid, &inside), limit))
             };
             let figures = limited.into_iter().map(figure).collect();

@@ -41,7 +41,7 @@ kinds! {
     Spec = 5,
     /// A sealed memfd with the supervisor-wide settings. `owner` 0, `generation` revision.
     Settings = 6,
-    /// A listening socket of an app. `owner` app, `part` place in its list.
+    /// A listening socket of an app. `owner` app, `part` place in its list. `owner` 0: one that a service manager has passed.
     Listener = 7,
     /// An instance's pidfd. `owner` instance, `generation` incarnation.
     Pidfd = 8,

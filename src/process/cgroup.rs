@@ -219,6 +219,17 @@ impl Group {
         words(&self.path.join("cgroup.procs")).iter().filter_map(|pid| pid.parse().ok()).collect()
     }
 
+    /// Whether a table like /proc/PID/cgroup names it, or a group below it. The folder's name is unique to a home, wherever the hierarchy is seen
+    /// from.
+    pub fn is_among(&self, groups: &str) -> bool {
+        let Some((folder, leaf)) = self.path.parent().and_then(Path::file_name).zip(self.path.file_name()) else {
+            return false;
+        };
+        let ours = format!("/{}/{}/", folder.to_string_lossy(), leaf.to_string_lossy());
+        let unified = groups.lines().filter_map(|line| line.strip_prefix("0::"));
+        unified.into_iter().any(|group| format!("{group}/").contains(&ours))
+    }
+
     /// How often the kernel has killed something in it because memory was short. `None` where memory is not controlled.
     pub fn oom_kills(&self) -> Option<u64> {
         let events = fs::read_to_string(self.path.join("memory.events")).ok()?;
@@ -384,6 +395,17 @@ mod tests {
         let mut all = groups.all();
         all.sort_unstable();
         assert_eq!(all, [(1, 2), (1, 3)]);
+    }
+
+    #[test]
+    fn a_process_is_in_a_group_or_below_it_wherever_the_hierarchy_is_seen_from() {
+        let group = Group { path: "/sys/fs/cgroup/app.slice/herdwire-x/3-1".into() };
+        for inside in ["0::/app.slice/herdwire-x/3-1", "1:cpu:/\n0::/herdwire-x/3-1\n", "0::/../herdwire-x/3-1/below"] {
+            assert!(group.is_among(inside), "{inside}");
+        }
+        for outside in ["", "0::/", "0::/herdwire-x/3-12", "0::/herdwire-x/13-1", "0::/herdwire-y/3-1", "1:cpu:/herdwire-x/3-1"] {
+            assert!(!group.is_among(outside), "{outside}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::Pidfd;
+use super::kinship::has_marks;
 
 /// Between two looks when what was killed does not go at once.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -118,12 +119,7 @@ impl Family<'_> {
     }
 
     fn is_marked(&self, process: &Process) -> bool {
-        if self.marks.is_empty() || process.ended {
-            return false;
-        }
-        let Ok(environment) = fs::read(format!("/proc/{}/environ", process.pid)) else { return false };
-        let entries: HashSet<&[u8]> = environment.split(|byte| *byte == 0).collect();
-        self.marks.iter().all(|mark| entries.contains(mark.as_bytes()))
+        !process.ended && has_marks(process.pid, self.marks)
     }
 }
 

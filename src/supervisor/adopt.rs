@@ -27,12 +27,13 @@ use super::journal::Journal;
 use super::ordering::Turns;
 use super::registry::{App, Entry, Process, Registry, Release, Role};
 use super::rescue;
+use super::safekeeping::Safekeeping;
 use super::saved::{self, Here};
 use super::saving::{self, Saving};
 use super::settings::Sections;
 use super::state::Contents;
 use super::traffic::{self, Routes};
-use super::{control_server, foreground, health};
+use super::{control_server, foreground, health, main_process};
 use crate::config::spec::{AppSpec, Rotation, Settings};
 use crate::config::{self, Surroundings, home::Home};
 use crate::deployment::Deployment;
@@ -122,6 +123,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
         began: Instant::now(),
         sections: Sections::new(arrivals_in, Look::new(looks_in, History::default()), random),
         saving: Saving::new(writer, here, foreground),
+        safekeeping: Safekeeping::from_environment(),
         keeper,
         store,
         state,
@@ -182,6 +184,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     core.adopt_apps(&contents, &mut descriptors)?;
     core.adopt_instances(&contents, &mut descriptors).await;
     core.adopt_health(&mut descriptors).await;
+    core.adopt_passed(&mut descriptors);
     let mut single = |kind| core::take_kinds(&mut descriptors, &[kind]).into_values().next_back();
     let (settings, front, status, run) =
         (single(Kind::Settings), single(Kind::Front), single(Kind::Status), single(Kind::Run));
@@ -207,6 +210,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     }
     core.watchers.senses.serve().await;
     core.first_orders(run).await;
+    core.close_passed();
     Ok(core)
 }
 
@@ -350,12 +354,17 @@ impl Core {
             let was_let_go = matches!(life.state(), LifeState::Online { .. });
             // Its name in the store says whose process it is; the record only helps with the number of a reaped one.
             let recorded = (record.pid != 0).then_some(record.pid);
+            let main = main_process::adopt(record, descriptors);
             let pid = pidfd.as_ref().and_then(|pidfd| {
                 let matches = pidfd.inode().unwrap_or(0) == record.pidfd_inode;
-                pidfd.pid().or(recorded.filter(|_| matches))
+                // Nobody remembers the number of the first one where the state was lost.
+                let of_main = || main.as_ref().map(|main| main.pid);
+                pidfd.pid().or(recorded.filter(|_| matches)).or_else(of_main)
             });
             let process = match (pidfd, pid) {
-                (Some(pidfd), Some(pid)) => Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go },
+                (Some(pidfd), Some(pid)) => {
+                    Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go, main }
+                }
                 // Reaped, and the keeper's word of it, if it comes, names a number that we do not know.
                 (Some(pidfd), None) => {
                     reaped.push((record.id, life.incarnation(), pidfd));
@@ -456,6 +465,7 @@ impl Core {
         }
         self.watch_orphans();
         let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
+        ids.iter().for_each(|id| self.watch_main(*id));
         for id in ids {
             let entry = &self.registry.instances[&id];
             let incarnation = entry.life.incarnation();
@@ -467,12 +477,12 @@ impl Core {
                 // Whether it was let go shows by its being there a moment later: one that was not ends at once.
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
                 // The signal may not have been sent. Twice does no harm.
-                (Process::Exists { pidfd, .. }, LifeState::Stopping { .. }) => {
+                (process @ Process::Exists { .. }, LifeState::Stopping { .. }) => {
                     let rules = &self.registry.spec_of(entry).rules;
                     let signal = rules.kill_signal;
                     if rules.shutdown_with_message {
                         self.wire.announce_shutdown(id, incarnation.0).await;
-                    } else if let Err(error) = pidfd.signal_group(signal) {
+                    } else if let Err(error) = process.signal(signal) {
                         tracing::debug!("instance {id} cannot be signalled: {error}");
                     }
                 }

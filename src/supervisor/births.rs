@@ -102,7 +102,7 @@ impl Core {
         let pipes = [out, err].into_iter().flatten();
         let pipes: Vec<_> = pipes.inspect(|(name, pipe)| self.store.keep(*name, pipe.as_fd())).collect();
         let inode = pidfd.inode().unwrap_or(0);
-        entry.process = Process::Exists { pid, pidfd, released: false, executed: false };
+        entry.process = Process::Exists { pid, pidfd, released: false, executed: false, main: None };
         self.commit(id);
         for (name, pipe) in pipes {
             self.attach_log(name, pipe);
@@ -191,6 +191,7 @@ impl Core {
             (Ok(()), Process::Exists { executed, .. }) => {
                 *executed = true;
                 entry.failure = None;
+                self.note_user(id, incarnation).await;
                 self.live(id, Life::Spawned(incarnation)).await;
             }
             // It has ended meanwhile, which says more.

@@ -30,6 +30,7 @@ use super::ordering::Turns;
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
 use super::answers::Pending;
+use super::safekeeping::Safekeeping;
 use super::saving::Saving;
 use super::settings::Sections;
 use super::spawner::{Order, Outcome};
@@ -124,6 +125,7 @@ pub struct Core {
     pub sections: Sections,
     /// The copy on disk.
     pub saving: Saving,
+    pub safekeeping: Safekeeping,
     pub sampler: Sampler,
     pub host: Option<Host>,
     /// When figures were last kept for the status page's curves.
@@ -230,6 +232,7 @@ impl Core {
             Event::Request((request, reply)) => {
                 self.request(request, reply).await;
                 self.note_changes();
+                self.look_after_safekeeping();
             }
             Event::Spawned(outcome) => {
                 self.spawned(outcome).await;
@@ -351,6 +354,7 @@ impl Core {
     async fn beat(&mut self) {
         self.resolve_unsure().await;
         self.look_after_saving();
+        self.look_after_safekeeping();
         self.heed_upgrade();
         self.look_after_control();
         self.settle_in();

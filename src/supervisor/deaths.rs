@@ -17,9 +17,8 @@ impl Core {
     pub(super) async fn signal(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
         self.wire.announce_shutdown(id, incarnation.0).await;
         // One that was stopped (SIGSTOP) has to go on to hear it.
-        if let Process::Exists { pidfd, .. } = &self.registry.instances[&id].process
-            && let Err(error) = pidfd.signal_group(signal).and_then(|()| pidfd.signal_group(libc::SIGCONT))
-        {
+        let process = &self.registry.instances[&id].process;
+        if let Err(error) = process.signal(signal).and_then(|()| process.signal(libc::SIGCONT)) {
             // Gone by itself meanwhile: its exit is on its way.
             tracing::debug!("instance {id} cannot be signalled: {error}");
         }
@@ -103,7 +102,7 @@ impl Core {
             return true;
         };
         let instances = || self.registry.instances.values();
-        let known = |pid: u32| pid == std::process::id() || instances().any(|entry| entry.process.pid() == Some(pid));
+        let known = |pid: u32| pid == std::process::id() || instances().any(|entry| entry.process.has(pid));
         let unknown = children.split_whitespace().filter(|pid| !pid.parse().is_ok_and(known)).count();
         // Those in the making have no number here yet.
         unknown > instances().filter(|entry| matches!(entry.process, Process::Making)).count()
@@ -112,21 +111,19 @@ impl Core {
     /// SIGKILLs everything that descends from an instance, on a thread of its own.
     pub(super) fn sweep(&self, id: u32) {
         let entry = &self.registry.instances[&id];
-        if let Process::Exists { pid, pidfd, .. } = &entry.process {
-            let (pid, incarnation) = (*pid, entry.life.incarnation().0);
-            // What every descendant of this incarnation has inherited, wherever it went, and no successor has.
-            let marks = [
-                format!("HERDWIRE_HOME={}", self.home.path().display()),
-                format!("HERDWIRE_NODE={}", self.node),
-                format!("HERDWIRE_INSTANCE={id}"),
-                format!("HERDWIRE_INCARNATION={incarnation}"),
-            ];
-            match pidfd.try_clone() {
-                Ok(pidfd) => drop(self.tasks.spawn_blocking(move || sweep(&pidfd, pid, &marks))),
-                Err(error) => {
-                    tracing::warn!("instance {id} is killed without its descendants: {error}");
-                    let _ = pidfd.signal_group(libc::SIGKILL);
-                }
+        let Process::Exists { pid, pidfd, main, .. } = &entry.process else { return };
+        let marks = self.kinship(entry).marks;
+        let first = pidfd.try_clone().map(|pidfd| (pidfd, *pid));
+        let main = main.as_ref().map(|main| main.pidfd.try_clone().map(|pidfd| (pidfd, main.pid)));
+        let leaders: std::io::Result<Vec<(Pidfd, u32)>> = std::iter::once(first).chain(main).collect();
+        match leaders {
+            Ok(leaders) => drop(self.tasks.spawn_blocking(move || {
+                leaders.iter().for_each(|(pidfd, pid)| sweep(pidfd, *pid, &marks));
+            })),
+            Err(error) => {
+                tracing::warn!("instance {id} is killed without its descendants: {error}");
+                // What is gone already is as it should be.
+                let _ = entry.process.signal(libc::SIGKILL);
             }
         }
     }
@@ -138,6 +135,7 @@ impl Core {
         }
         self.globals.exit_sequence = exit.sequence;
         match self.registry.by_process(exit.pid, exit.pidfd_inode) {
+            Some(id) if self.outlives(id, exit.pid, exit_of(exit.status)).await => {}
             Some(id) => self.ended(id, exit_of(exit.status)).await,
             None => self.stray(exit),
         }
@@ -157,9 +155,9 @@ impl Core {
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         let incarnation = entry.life.incarnation();
         let mut exit = exit;
-        if let Process::Exists { pidfd, released, executed, .. } = &entry.process {
+        if let Process::Exists { released, executed, .. } = &entry.process {
             // What it left behind in its group must not hold its ports; there may be nothing.
-            let _ = pidfd.signal_group(libc::SIGKILL);
+            let _ = entry.process.signal(libc::SIGKILL);
             exit = match exit {
                 // Its own choice of a number that means something else before it is let go.
                 Exit::NeverStarted if *released => Exit::Code(NEVER_STARTED),
@@ -174,12 +172,13 @@ impl Core {
         tracing::info!("{label} (incarnation {}) ended: {exit}", incarnation.0);
         self.end_leftovers(id);
         let entry = self.registry.instances.get_mut(&id).expect("it was just there");
-        entry.process = Process::None;
+        let process = std::mem::replace(&mut entry.process, Process::None);
         self.sampler.remove(id);
         self.wire.down(id, incarnation.0).await;
         self.live(id, Life::Exited(incarnation, exit)).await;
         // After the commit: a successor that finds neither the exit in the state nor the process in the store would
         // take the process for one that was never let go.
+        self.forget_main(id, incarnation, &process);
         self.store.forget(Name::new(Kind::Pidfd, id, incarnation.0));
         self.store.forget(Name::new(Kind::Link, id, incarnation.0));
     }

@@ -15,7 +15,7 @@ use crate::health::{self, Finding, NotifySocket, Phase, ProbeSurroundings, Sense
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, Instance, State, Trigger};
-use crate::process::Group;
+use crate::process::kinship;
 use crate::relay::NodeId;
 use crate::snapshot::HealthView;
 use crate::triggers::{self, Triggers};
@@ -125,7 +125,10 @@ impl Core {
     /// A process exists and is about to be let go, or was adopted.
     pub(super) async fn watch_health(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get(&id) else { return };
-        let (Process::Exists { pid, pidfd, .. }, Some(phase)) = (&entry.process, phase(&entry.life)) else { return };
+        let (Process::Exists { pid, pidfd, executed, main, .. }, Some(phase)) = (&entry.process, phase(&entry.life)) else {
+            return;
+        };
+        let kinship = self.kinship(entry);
         let spec = self.registry.spec_of(entry);
         let incarnation = entry.life.incarnation();
         let watched = Watched {
@@ -133,12 +136,25 @@ impl Core {
             incarnation,
             pid: *pid,
             inode: pidfd.inode().unwrap_or(0),
-            group: self.group(id).filter(Group::exists),
+            group: kinship.group,
+            main: main.as_ref().map(|main| (main.pid, main.pidfd.inode().unwrap_or(0))),
+            user: executed.then(|| kinship::user_of(*pid)).flatten(),
+            marks: kinship.marks,
             surroundings: health::runs_commands(&spec.health).then(|| self.probe_surroundings(entry, spec)),
             health: spec.health.clone(),
             ready: self.watchers.pipes.remove(&(id, incarnation.0)),
         };
         self.watchers.senses.watch(watched, phase).await;
+    }
+
+    /// A process executes its program: whom it runs as is what tells its own notifications from forged ones.
+    pub(super) async fn note_user(&self, id: u32, incarnation: Incarnation) {
+        let process = self.registry.instances.get(&id).map(|entry| &entry.process);
+        if let Some(Process::Exists { pid, .. }) = process
+            && let Some(user) = kinship::user_of(*pid)
+        {
+            self.watchers.senses.runs_as(id, incarnation, user).await;
+        }
     }
 
     fn probe_surroundings(&self, entry: &Entry, spec: &AppSpec) -> ProbeSurroundings {
@@ -225,6 +241,7 @@ impl Core {
             }
             Finding::Extended(by) => self.live(id, Life::Extended(incarnation, by)).await,
             Finding::Quitting => self.live(id, Life::Quitting(incarnation)).await,
+            Finding::Main(claim) => self.name_main(id, incarnation, claim).await,
         }
     }
 
@@ -246,6 +263,7 @@ impl Core {
     pub(super) fn health_view(&self, entry: &Entry) -> HealthView {
         let view = self.watchers.senses.board().view(entry.id);
         let app = self.watchers.triggers.board().view(entry.app);
-        HealthView { next_restart_ms: app.next_ms, last_trigger: app.last, ..view }
+        let main_pid = entry.process.main().map(|main| main.pid);
+        HealthView { main_pid, next_restart_ms: app.next_ms, last_trigger: app.last, ..view }
     }
 }

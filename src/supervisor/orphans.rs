@@ -32,6 +32,8 @@ const LOOK_SELDOM: Duration = Duration::from_secs(1);
 pub struct Ended {
     pub instance: u32,
     pub incarnation: Incarnation,
+    /// The main process that it was, if not the one that was started.
+    pub main: Option<u32>,
     pub exit: Exit,
 }
 
@@ -57,25 +59,37 @@ impl Core {
     pub(super) fn watch_orphan(&mut self, instance: u32, incarnation: Incarnation, pidfd: Pidfd) {
         tracing::debug!("instance {instance} is not the keeper's child and is watched");
         self.orphans.insert(instance, incarnation);
+        self.watch_end(instance, incarnation, None, pidfd);
+    }
+
+    /// Watches a process of an instance until its end: its main one, or the one that was started.
+    pub(super) fn watch_end(&self, instance: u32, incarnation: Incarnation, main: Option<u32>, pidfd: Pidfd) {
         let ends = self.orphan_ends.clone();
         self.tasks.spawn(async move {
             let exit = end_of(pidfd).await;
             // The core ends only with everything else.
-            let _ = ends.send(Ended { instance, incarnation, exit }).await;
+            let _ = ends.send(Ended { instance, incarnation, main, exit }).await;
         });
     }
 
-    pub(super) async fn orphan_ended(&mut self, Ended { instance, incarnation, exit }: Ended) {
+    pub(super) async fn orphan_ended(&mut self, Ended { instance, incarnation, main, exit }: Ended) {
         let is_it = |entry: &&super::registry::Entry| {
             entry.life.incarnation() == incarnation
                 && entry.life.has_process()
                 && !matches!(entry.process, Process::Making)
+                // Another is its main process by now, or it was not the main one when it ended.
+                && entry.process.main().map(|main| main.pid) == main
         };
-        if self.registry.instances.get(&instance).filter(is_it).is_some() {
+        let process = self.registry.instances.get(&instance).filter(is_it).map(|entry| entry.process.pid());
+        let outlives = match process {
+            Some(Some(pid)) if main.is_none() => self.outlives(instance, pid, exit).await,
+            _ => false,
+        };
+        if process.is_some() && !outlives {
             self.ended(instance, exit).await;
         }
         // The keeper may have told of it first, and a successor be running by now.
-        if self.orphans.get(&instance) == Some(&incarnation) {
+        if main.is_none() && self.orphans.get(&instance) == Some(&incarnation) {
             self.orphans.remove(&instance);
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use socket2::SockRef;
 
 use super::control::Selector;
+use super::main_process::Main;
 use super::state::{AppRecord, InstanceRecord};
 use crate::config::address;
 use crate::config::spec::{AppSpec, ListenAddress};
@@ -85,16 +86,9 @@ pub enum Process {
         released: bool,
         /// Whether it is known to execute its program.
         executed: bool,
+        /// The one that its life is instead, because it said so; the one that was started may have ended.
+        main: Option<Main>,
     },
-}
-
-impl Process {
-    pub fn pid(&self) -> Option<u32> {
-        match self {
-            Process::Exists { pid, .. } => Some(*pid),
-            Process::None | Process::Making => None,
-        }
-    }
 }
 
 /// All of it.
@@ -144,8 +138,10 @@ impl Registry {
     /// number may have been given to another process meanwhile.
     pub fn by_process(&self, pid: u32, inode: u64) -> Option<u32> {
         let is_it = |entry: &&Entry| match &entry.process {
-            Process::Exists { pid: known, pidfd, .. } => {
-                *known == pid && (inode == 0 || pidfd.inode().is_ok_and(|known| known == inode))
+            Process::Exists { pid: known, pidfd, main, .. } => {
+                let is_same = |pidfd: &Pidfd| inode == 0 || pidfd.inode().is_ok_and(|known| known == inode);
+                (*known == pid && is_same(pidfd))
+                    || main.as_ref().is_some_and(|main| main.pid == pid && is_same(&main.pidfd))
             }
             Process::None | Process::Making => false,
         };
@@ -330,6 +326,8 @@ impl Entry {
             number: self.number,
             role: self.role as u8,
             alone: self.alone,
+            main_pid: self.process.main().map_or(0, |main| main.pid),
+            main_inode: self.process.main().and_then(|main| main.pidfd.inode().ok()).unwrap_or(0),
         }
     }
 }

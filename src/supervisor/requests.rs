@@ -117,8 +117,10 @@ impl Core {
         let mut sockets = Vec::with_capacity(spec.listen.len());
         for address in &spec.listen {
             // An address that the app has already stays bound, with all that waits in its backlog.
-            let socket = match known.and_then(|app| app.listener(address)) {
-                Some(socket) => socket.try_clone().map_err(|error| {
+            let bound = known.and_then(|app| app.listener(address)).map(OwnedFd::try_clone);
+            // Or it comes back from before the death of keeper and supervisor.
+            let socket = match bound.or_else(|| self.safekeeping.listener(address)) {
+                Some(socket) => socket.map_err(|error| {
                     Failure::new(format!("app `{}`: its listener cannot be kept", spec.name)).cause(error)
                 })?,
                 None => self.bind_new(spec, address)?,

@@ -38,6 +38,8 @@ pub struct FoundProcess {
     /// `None` once it has been reaped.
     pub pid: Option<u32>,
     pub inode: u64,
+    /// The process that its life is instead: number and inode.
+    pub main: Option<(u32, u64)>,
     /// By the boot clock and by the wall clock, as far as can be told.
     pub since: Time,
     pub started_at_ms: u64,
@@ -212,6 +214,8 @@ fn running(process: &FoundProcess, known: &InstanceRecord) -> InstanceRecord {
         pid: process.pid.unwrap_or(0),
         pidfd_inode: process.inode,
         started_at_ms: process.started_at_ms,
+        main_pid: process.main.map_or(0, |(pid, _)| pid),
+        main_inode: process.main.map_or(0, |(_, inode)| inode),
         ..*known
     }
 }

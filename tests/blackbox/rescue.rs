@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::herdwire::{Herdwire, Instance, is_alive, signal, until};
+use crate::puppets::Stage;
 use crate::survivors::{LINES, lines_go_on};
 
 /// Bytes of a place of the state, and where things lie in it: `src/supervisor/state.rs`.
@@ -85,6 +86,23 @@ fn a_state_that_is_all_zeroes_costs_no_instance() {
     let ids: Vec<u64> = herdwire.list().iter().map(|now| now.id).collect();
     assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len(), "{ids:?}");
     herdwire.ok(&["restart", "all"]);
+}
+
+/// Nobody remembers the process that was started: it has ended, and the record that knew its number is lost.
+#[test]
+fn a_daemon_whose_first_process_has_ended_is_found_by_its_main_one() {
+    let herdwire = Herdwire::new();
+    let stage = Stage::new(&herdwire);
+    let into_background = "args = [\"background\", \"MAINPID=WHO\"]";
+    herdwire.write("herdwire.toml", &Stage::app(&herdwire, "daemon", 1, into_background));
+    herdwire.ok(&["start"]);
+    let mut puppet = stage.next();
+    let before = identity(&herdwire.await_instance("daemon", "is known", |now| now.pid == puppet.pid));
+    state(&herdwire).write_all_at(b"HWSTATE9", 0).unwrap();
+    all_are_adopted(&herdwire, &[before]);
+    puppet.tell("exit 3");
+    stage.next();
+    assert_eq!(herdwire.instance("daemon").own("last_exit")["Code"], 3);
 }
 
 #[test]

@@ -3,6 +3,10 @@
 //! Connects to the test over `PUPPET_SOCKET`, says who it is, then obeys one command a line and reports what it
 //! hears. Ends when the test does.
 //!
+//! Started as `puppet background TEXT` it forks into the background instead, in a session of its own, and ends well once it
+//! has notified TEXT; as `puppet in-front TEXT` it does the same and waits for the other one. `WHO` in TEXT stands for the
+//! number of the one that reports to the test.
+//!
 //! ```text
 //! test -> puppet                       puppet -> test
 //! connect                              ok HERD APP INDEX ID SLOT INCARNATION
@@ -15,6 +19,7 @@
 //! env NAME                             ok VALUE                   (nothing when it is not set)
 //! notify TEXT                          ok                         TEXT to NOTIFY_SOCKET, `|` for a new line
 //! notify-from-child TEXT               ok PID                     ... by a process of its own
+//! start COMMAND LINE                   ok PID                     a process of its own
 //! notify-with N TEXT                   ok                         ... with so many descriptors
 //! keep-alive MS                        ok                         WATCHDOG=1 so often, until `fall-silent`
 //! fall-silent                          ok
@@ -49,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["notify", text] => return notify(text, 0).map_err(Into::into),
+        [role @ ("background" | "in-front"), text] => return go_into_background(text, role == "in-front"),
         ["eat", mib] => {
             let eaten = eat(mib.parse()?);
             println!("{}", eaten.len());
@@ -100,6 +106,16 @@ fn notify(text: &str, descriptors: usize) -> std::io::Result<()> {
     let rights = [ControlMessage::ScmRights(&numbers)];
     let rights = if descriptors == 0 { &[][..] } else { &rights[..] };
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(text.as_bytes())], rights, MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+/// What a daemon does: another process goes on.
+fn go_into_background(text: &str, waits: bool) -> Result<(), Box<dyn Error>> {
+    let mut other = Command::new("setsid").arg(std::env::current_exe()?).spawn()?;
+    notify(&text.replace("WHO", &other.id().to_string()), 0)?;
+    if waits {
+        other.wait()?;
+    }
     Ok(())
 }
 
@@ -165,6 +181,7 @@ impl Puppet {
                 child.stdout.take().expect("piped").read_to_string(&mut end)?;
                 return Ok(child.id().to_string());
             }
+            "start" => return Ok(Command::new("sh").args(["-c", &format!("exec {rest}")]).spawn()?.id().to_string()),
             "notify-with" => {
                 let [count, text] = words(rest)?;
                 notify(text, count.parse()?)?;

@@ -11,7 +11,7 @@ use crate::config::spec::AppSpec;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::Time;
 use crate::process::{Pidfd, sealed};
-use crate::supervisor::clock;
+use crate::supervisor::{clock, main_process};
 use crate::supervisor::state::Contents;
 
 /// Completes what was read of the state, of which `lost` records are gone, by what the store holds. Costs next to
@@ -48,8 +48,10 @@ fn unexplained(contents: &Contents, descriptors: &BTreeMap<Name, OwnedFd>) -> Ve
             known.incarnation >= name.generation && crate::lifecycle::Instance::from_record(&known.lifecycle).is_some()
         })
     };
-    let pidfds = descriptors.iter().filter(|(name, _)| name.kind == Kind::Pidfd && !is_explained(name));
-    pidfds.filter_map(|(name, descriptor)| process(*name, descriptor)).collect()
+    let is_first = |name: &Name| name.kind == Kind::Pidfd && name.part == 0;
+    let pidfds = descriptors.iter().filter(|(name, _)| is_first(name) && !is_explained(name));
+    let main = |name: &Name| descriptors.get(&main_process::name(name.owner, name.generation));
+    pidfds.filter_map(|(name, descriptor)| process(*name, descriptor, main(name))).collect()
 }
 
 fn all_apps_are_there(contents: &Contents, descriptors: &BTreeMap<Name, OwnedFd>) -> bool {
@@ -65,19 +67,22 @@ fn spec(name: Name, memory: &OwnedFd) -> Option<FoundSpec> {
     Some(FoundSpec { app: name.owner, revision: name.generation, name: spec.name, instances: spec.instances })
 }
 
-fn process(name: Name, descriptor: &OwnedFd) -> Option<FoundProcess> {
+fn process(name: Name, descriptor: &OwnedFd, main: Option<&OwnedFd>) -> Option<FoundProcess> {
     let pidfd = Pidfd::from_fd(descriptor.try_clone().ok()?);
     let pid = pidfd.pid();
-    let (since, started_at_ms) = pidfd.started().map_or((clock::now(), 0), times);
+    let main = main.and_then(|main| main.try_clone().ok()).map(Pidfd::from_fd);
+    let lives = main.as_ref().unwrap_or(&pidfd);
+    let (since, started_at_ms) = lives.started().map_or((clock::now(), 0), times);
     Some(FoundProcess {
         instance: name.owner,
         incarnation: name.generation,
         pid,
         inode: pidfd.inode().unwrap_or(0),
+        main: main.as_ref().and_then(|main| Some((main.pid()?, main.inode().ok()?))),
         since,
         started_at_ms,
         // Read while the number was its own, if it still is.
-        identity: pid.and_then(identity).filter(|_| !pidfd.is_reaped()),
+        identity: lives.pid().and_then(identity).filter(|_| !lives.is_reaped()),
     })
 }
 

@@ -17,6 +17,7 @@ fn process(instance: u32, incarnation: u32, identity: Option<(&str, u32)>) -> Fo
         incarnation,
         pid: Some(1000 + instance),
         inode: 77 + u64::from(instance),
+        main: None,
         since: Time(9),
         started_at_ms: 4_000_000,
         identity: identity.map(|(app, index)| Identity { app: app.to_owned(), index, number: instance }),
@@ -50,6 +51,15 @@ fn without_any_state_what_runs_is_found_with_its_app_index_and_incarnation() {
     assert_eq!((third.pid, third.pidfd_inode, third.started_at_ms, third.revision), (1003, 80, 4_000_000, 2));
     assert_eq!((life(third).state(), life(third).incarnation()), (Life::Online { since: Time(9) }, Incarnation(5)));
     assert_eq!((contents.globals.next_app, contents.globals.next_instance), (5, 8));
+}
+
+#[test]
+fn the_process_that_its_life_is_comes_back_with_it() {
+    let mut contents = known(vec![]);
+    let daemon = FoundProcess { pid: None, main: Some((50, 51)), ..process(3, 1, Some(("web", 0))) };
+    complete(&mut contents, ALL, &[spec(1, 1, "web", 1)], &[daemon], NOW_MS);
+    let found = &contents.instances[0];
+    assert_eq!((found.pid, found.pidfd_inode, found.main_pid, found.main_inode), (0, 80, 50, 51));
 }
 
 #[test]

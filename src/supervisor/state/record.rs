@@ -76,6 +76,10 @@ pub struct InstanceRecord {
     pub role: u8,
     /// Whether it writes into log files without a number, as an app's only instance.
     pub alone: bool,
+    /// The process that its life is, where that is not the one that was started; 0 where it is.
+    pub main_pid: u32,
+    /// Inode of that one's pidfd.
+    pub main_inode: u64,
 }
 
 impl Default for InstanceRecord {
@@ -95,6 +99,8 @@ impl Default for InstanceRecord {
             number: 0,
             role: 0,
             alone: false,
+            main_pid: 0,
+            main_inode: 0,
         }
     }
 }
@@ -152,6 +158,8 @@ impl Fields for InstanceRecord {
         body.put([u8::from(self.doomed)]);
         body.put(self.number.to_le_bytes());
         body.put([self.role, u8::from(self.alone)]);
+        body.put(self.main_pid.to_le_bytes());
+        body.put(self.main_inode.to_le_bytes());
     }
 
     fn read(body: &mut Reading<'_>) -> InstanceRecord {
@@ -170,6 +178,8 @@ impl Fields for InstanceRecord {
             number: body.u32(),
             role: u8::from_le_bytes(body.take()),
             alone: body.take() != [0],
+            main_pid: body.u32(),
+            main_inode: body.u64(),
         }
     }
 }

@@ -26,6 +26,8 @@ fn instance(id: u32) -> InstanceRecord {
         number: 41,
         role: 1,
         alone: true,
+        main_pid: 42,
+        main_inode: 43,
     }
 }
 
