@@ -139,6 +139,7 @@ impl Core {
         self.globals.exit_sequence = exit.sequence;
         match self.registry.by_process(exit.pid, exit.pidfd_inode) {
             Some(id) => self.ended(id, exit_of(exit.status)).await,
+            None if self.is_standby(&exit) => self.standby_ended(exit.status),
             None => self.stray(exit),
         }
         self.commit_globals();

@@ -83,8 +83,8 @@ fn run() -> anyhow::Result<ExitCode> {
         standby::prove(&inheritance.descriptors)?;
         // The first copies go before the second ones come: together they might be too many.
         inheritance.descriptors.clear();
-        keeper.sender().valid()?;
-        inheritance = keeper.take(TURN_LIMIT)?;
+        keeper.ready()?;
+        inheritance = keeper.inheritance(TURN_LIMIT)?;
     }
     let reopen = logs::take_signal()?;
     let runtime =
