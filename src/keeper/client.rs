@@ -293,7 +293,7 @@ impl KeeperSender {
     /// # Errors
     /// `TimedOut` when the keeper takes nothing for [`SEND_LIMIT`], `BrokenPipe` when it is gone.
     pub fn store(&self, name: Name, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        self.send(Message::about(name.to_bytes(), [verb::STORE]), &[descriptor])
+        self.send(Message { name: name.to_bytes(), ..Message::new([verb::STORE]) }, &[descriptor])
     }
 
     /// Has the keeper close what it holds under this name; nothing happens if it holds nothing.
@@ -301,7 +301,7 @@ impl KeeperSender {
     /// # Errors
     /// As of [`KeeperSender::store`].
     pub fn forget(&self, name: Name) -> io::Result<()> {
-        self.send(Message::about(name.to_bytes(), [verb::DROP]), &[])
+        self.send(Message { name: name.to_bytes(), ..Message::new([verb::DROP]) }, &[])
     }
 
     /// Every exit up to and including `sequence` is committed.

@@ -35,7 +35,7 @@ impl Estate {
     /// Leaves a descriptor of the store.
     pub fn leave(&mut self, name: RawName, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let number = self.hold_open(descriptor)?;
-        self.say(Message::about(name, [verb::LEFT, number]))
+        self.say(Message { name, ..Message::new([verb::LEFT, number]) })
     }
 
     /// Keeps a descriptor open across the exec; its number.
@@ -57,14 +57,10 @@ impl Estate {
 }
 
 /// What was left under this number. To be read once; the descriptors that it names are the reader's to take over.
-pub(super) fn read(text: RawFd) -> io::Result<(Words, Vec<Message>)> {
+pub(super) fn read(text: RawFd) -> io::Result<Vec<Message>> {
     let mut text = File::from(process::inherit(text)?);
     let mut bytes = Vec::new();
     text.rewind()?;
     text.read_to_end(&mut bytes)?;
-    let mut all = bytes.chunks(RECORD_BYTES).filter_map(Message::parse).map(|(message, _)| message);
-    match all.next() {
-        Some(first) if first.words[0] == verb::HELLO => Ok((first.words, all.collect())),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+    Ok(bytes.chunks(RECORD_BYTES).filter_map(Message::parse).map(|(message, _)| message).collect())
 }

@@ -43,7 +43,10 @@ fn execute(Heirloom { descriptors, last_exit, mut hello }: Heirloom) -> io::Resu
     hello[REASON] = Reason::Crash as u64;
     hello[LAST_EXIT] = last_exit;
     let mut estate = Estate::new(hello)?;
-    for (name, descriptor) in &descriptors {
+    // First what the keeper itself needs: should not all find room, it is these that do.
+    let is_keepers = |name: &Name| matches!(name.kind, Kind::Lock | Kind::Supervisor | Kind::Service);
+    let (keepers, others): (Vec<_>, Vec<_>) = descriptors.iter().partition(|(name, _)| is_keepers(name));
+    for (name, descriptor) in keepers.into_iter().chain(others) {
         estate.leave(name.to_bytes(), descriptor.as_fd())?;
     }
     estate.execute(File::open("/proc/self/exe")?.as_fd())

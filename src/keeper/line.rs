@@ -99,8 +99,8 @@ impl Line {
         None
     }
 
-    /// Tells as much as the socket takes; false when nobody listens any more.
-    pub fn tell(&mut self, store: &Store, exits: &Exits) -> bool {
+    /// Tells as much as the socket takes.
+    pub fn tell(&mut self, store: &Store, exits: &Exits) {
         self.blocked = loop {
             match self.tell_one(store, exits) {
                 Ok(true) => {}
@@ -108,8 +108,10 @@ impl Line {
                 Err(error) => break error.raw_os_error().map(Errno::from_raw),
             }
         };
-        let room = [Errno::EAGAIN, Errno::ETOOMANYREFS, Errno::ENOBUFS, Errno::ENOMEM];
-        self.blocked.is_none_or(|errno| room.contains(&errno))
+        if let Some(Errno::EPIPE | Errno::ECONNRESET) = self.blocked {
+            // Nobody listens any more. What it said before still counts, and must not wait for this to be heard.
+            self.news.clear();
+        }
     }
 
     /// Tells the next thing; false when there is none.
@@ -235,7 +237,7 @@ mod tests {
         let (ours, theirs) = seqpacket::pair().unwrap();
         let (store, exits) = (store(1), exits(4096));
         let mut line = new(ours);
-        assert!(line.tell(&store, &exits));
+        line.tell(&store, &exits);
         assert_eq!(line.blocked, Some(Errno::EAGAIN));
         let mut link = KeeperLink::from_socket(theirs).unwrap();
         let listener = std::thread::spawn(move || link.inheritance(LIMIT).unwrap().exits.len());
@@ -250,7 +252,7 @@ mod tests {
         let with_news = |socket| {
             let mut line = new(socket);
             line.say(Message::new([verb::STOP]));
-            line.say(Message::about(Name::new(Kind::Out, 7, 8).to_bytes(), [verb::REFUSED]));
+            line.say(Message { name: Name::new(Kind::Out, 7, 8).to_bytes(), ..Message::new([verb::REFUSED]) });
             line
         };
         let news = told_to(with_news, &store(0), &exits(1), |mut link| {
@@ -268,6 +270,9 @@ mod tests {
     fn a_listener_that_went_away_is_noticed() {
         let (ours, theirs) = seqpacket::pair().unwrap();
         drop(theirs);
-        assert!(!new(ours).tell(&store(1), &exits(1)));
+        let mut line = new(ours);
+        line.tell(&store(1), &exits(1));
+        assert_eq!(line.blocked, Some(Errno::EPIPE));
+        assert!(line.hear().is_none() && line.interest().is_none());
     }
 }

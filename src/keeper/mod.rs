@@ -40,21 +40,7 @@ mod sys;
 mod tables;
 pub mod trial;
 
-use std::io;
-use std::os::fd::RawFd;
-
-/// Exit code when another keeper has the home already.
-pub const ALREADY_KEPT: i32 = 75;
+pub use run::keep;
 
 /// Exit code when instances had to be killed because there was no supervisor to end them.
 pub const FORCED: i32 = 70;
-
-/// The role `__keeper`: keeps until the end; answers the code with which this process is to exit.
-///
-/// For the main thread of a process without other threads, which was executed with what `left` is the number of.
-///
-/// # Errors
-/// Nothing was left under this number, or the system refuses what a keeper needs.
-pub fn keep(left: RawFd) -> io::Result<i32> {
-    Ok(run::Keeper::new(left)?.keep())
-}

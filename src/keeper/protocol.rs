@@ -44,17 +44,11 @@ pub type RawName = [u8; NAME_BYTES];
 pub const PIDFD: [u8; 2] = [8, 0];
 
 /// The program that supervisors are started with, and the one before it that got ready.
-pub const PROGRAM: RawName = of_keeper(21, 0);
-pub const PROGRAM_BEFORE: RawName = of_keeper(21, 1);
+pub const PROGRAM: RawName = 21_u128.to_le_bytes();
+pub const PROGRAM_BEFORE: RawName = (21_u128 | 1 << 16).to_le_bytes();
 
 /// The socket of a service manager.
-pub const SERVICE: RawName = of_keeper(22, 0);
-
-const fn of_keeper(kind: u8, part: u8) -> RawName {
-    let mut name = [0; NAME_BYTES];
-    (name[0], name[2]) = (kind, part);
-    name
-}
+pub const SERVICE: RawName = 22_u128.to_le_bytes();
 
 /// The words of a message, the verb first.
 pub type Words = [u64; 10];
@@ -125,7 +119,7 @@ pub mod hello {
     pub const DESCRIPTOR_LIMIT: usize = 6;
     /// The most descriptors that the store takes.
     pub const STORE_LIMIT: usize = 7;
-    /// From one keeper to the next: the number of the last exit.
+    /// From one keeper to the next: the number of the last exit that need not be told again.
     pub const LAST_EXIT: usize = 8;
     /// How often a service manager is to hear that all is well, in microseconds; 0 for never.
     pub const WATCHDOG_US: usize = 9;
@@ -170,11 +164,6 @@ impl Message {
         Message { name: [0; NAME_BYTES], words }
     }
 
-    /// A message about one name.
-    pub fn about<const N: usize>(name: RawName, first: [u64; N]) -> Message {
-        Message { name, ..Message::new(first) }
-    }
-
     /// The message as a record, with these further names.
     pub fn to_record(&self, names: &[RawName]) -> Vec<u8> {
         [&self.name, self.words.map(u64::to_le_bytes).as_flattened(), names.as_flattened()].concat()
@@ -201,7 +190,11 @@ mod tests {
     fn every_message_comes_back_with_its_names() {
         let names = [[7; 16]; MAX_DESCRIPTORS];
         let full = Message { name: [9; 16], words: [1, 2, 3, 4, 5, 6, 7, 8, 9, u64::MAX] };
-        for message in [full, Message::about([1; 16], [verb::STORE]), Message::new([verb::ACKNOWLEDGE, u64::MAX])] {
+        for message in [
+            full,
+            Message { name: [1; 16], ..Message::new([verb::STORE]) },
+            Message::new([verb::ACKNOWLEDGE, u64::MAX]),
+        ] {
             for names in [&names[..], &[]] {
                 assert_eq!(Message::parse(&message.to_record(names)), Some((message, names)));
             }
@@ -218,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_frozen() {
-        let record = Message::about([5; 16], [verb::STORE, 0x0102]).to_record(&[]);
+        let record = Message { name: [5; 16], ..Message::new([verb::STORE, 0x0102]) }.to_record(&[]);
         assert_eq!((&record[..16], &record[16..24]), (&[5; 16][..], &[1, 0, 0, 0, 0, 0, 0, 0][..]));
         assert_eq!(record[24..32], [2, 1, 0, 0, 0, 0, 0, 0]);
     }

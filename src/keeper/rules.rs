@@ -69,7 +69,7 @@ impl Restarts {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     silent: u32,
-    limit_reached: bool,
+    gave_up: bool,
 }
 
 impl Watch {
@@ -82,19 +82,14 @@ impl Watch {
     pub fn second(&mut self, excused: bool) -> Option<Signal> {
         self.silent += 1;
         let limit = if excused { EXCUSED_SILENCE } else { SILENCE };
-        match (self.limit_reached, self.silent >= limit) {
-            (true, _) => Some(Signal::SIGKILL),
-            (false, true) => {
-                self.limit_reached = true;
-                Some(Signal::SIGABRT)
-            }
-            (false, false) => None,
-        }
+        let signal = if self.gave_up { Signal::SIGKILL } else { Signal::SIGABRT };
+        self.gave_up |= self.silent >= limit;
+        self.gave_up.then_some(signal)
     }
 
     /// Whether it was given up.
     pub fn gave_up(&self) -> bool {
-        self.limit_reached
+        self.gave_up
     }
 }
 

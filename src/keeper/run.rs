@@ -19,13 +19,11 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use herdwire_ipc::seqpacket;
-use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{MsgFlags, send};
-use nix::sys::stat::Mode;
 
 use super::estate::{self, Estate};
 use super::line::Line;
@@ -47,13 +45,7 @@ const TAKEOVER: Duration = Duration::from_secs(2);
 /// How long one that was relieved, or has frozen in vain, may take to answer whoever asked for the upgrade and exit.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Deaths of supervisors that were to end everything, after which the keeper does it itself.
-const DEATHS_WHILE_ENDING: u32 = 3;
-
-/// How long what is left after the supervisor's goodbye may take to end by itself.
-const LEAVE_BY_ITSELF: Duration = Duration::from_secs(1);
-
-/// How long the keeper kills what is left before it gives up.
+/// How long the keeper, in the end, kills what is left before it gives up.
 const LEAVE: Duration = Duration::from_secs(10);
 
 /// How often it looks whether something is due, while not all is as it should be.
@@ -68,8 +60,17 @@ pub(super) const SUPERVISOR: &[&CStr] = &[c"herdwire", c"__supervisor"];
 const SERVING: usize = 0;
 const OTHER: usize = 1;
 
-/// The keeper.
-pub(super) struct Keeper {
+/// The role `__keeper`: keeps until the end; answers the code with which this process is to exit.
+///
+/// For the main thread of a process without other threads, which was executed with what `left` is the number of.
+///
+/// # Errors
+/// Nothing was left under this number, or the system refuses what a keeper needs.
+pub fn keep(left: RawFd) -> io::Result<i32> {
+    Ok(Keeper::new(left)?.keep())
+}
+
+struct Keeper {
     signals: SignalFd,
     store: Store,
     exits: Exits,
@@ -79,13 +80,10 @@ pub(super) struct Keeper {
     seats: [Option<Running>; 2],
     /// When the next supervisor is started, if none serves.
     due: Instant,
-    /// The program that this keeper is to become.
-    renewal: Option<OwnedFd>,
     phase: Phase,
     next_second: Instant,
-    /// When a service manager is to hear that all is well; and whether it knows that we are ready.
+    /// When a service manager is to hear that all is well.
     next_watchdog: Option<Instant>,
-    is_announced: bool,
 }
 
 /// A supervisor's process.
@@ -105,22 +103,18 @@ struct Running {
 #[derive(Clone, Copy)]
 enum Phase {
     Keeping,
-    /// All is to end, and the supervisor was told.
-    Ending {
-        since: Instant,
-        deaths: u32,
-    },
-    /// The supervisor is gone for good. What is left is killed from `kill_at` on, for as long as [`LEAVE`].
-    Leaving {
-        code: i32,
-        kill_at: Instant,
-    },
+    /// All is to end, and the supervisor was told at this time.
+    Ending(Instant),
+    /// The supervisor is gone for good. What is left is killed until this time; then the keeper exits with this code.
+    Leaving(i32, Instant),
 }
 
 impl Keeper {
     /// Takes signals, children and what was left over.
-    pub fn new(left: RawFd) -> io::Result<Keeper> {
-        let (mut hello, left) = estate::read(left)?;
+    fn new(left: RawFd) -> io::Result<Keeper> {
+        let left = estate::read(left)?;
+        let (first, left) = left.split_first().ok_or(io::ErrorKind::InvalidData)?;
+        let mut hello = first.words;
         (hello[PROTOCOL], hello[KEEPER_PID]) = (PROTOCOL_VERSION, std::process::id().into());
         let signals = sys::take_signals()?;
         prctl::set_child_subreaper(true)?;
@@ -135,21 +129,20 @@ impl Keeper {
             hello,
             seats: [None, None],
             due: now,
-            renewal: None,
             phase: Phase::Keeping,
             next_second: now + SECOND,
             next_watchdog: (hello[WATCHDOG_US] > 0).then_some(now),
-            is_announced: false,
         };
-        left.into_iter().try_for_each(|message| keeper.inherit(message))?;
+        left.iter().try_for_each(|message| keeper.inherit(message))?;
         Ok(keeper)
     }
 
-    fn inherit(&mut self, left: Message) -> io::Result<()> {
+    fn inherit(&mut self, left: &Message) -> io::Result<()> {
         match left.words {
             // What a store has no room for is lost, as it would have been to the keeper before.
             [verb::LEFT, number, ..] => drop(self.store.put(left.name, process::inherit(number as RawFd)?)),
-            [verb::EXIT, ..] => self.exits.inherit(left.words),
+            // They follow one another, so each gets the number that it had.
+            [verb::EXIT, ..] => self.exits.record(left.words),
             [verb::SERVING, pid, number, ready, ..] => {
                 let line = Line::resumed(process::inherit(number as RawFd)?);
                 self.seats[SERVING] = Some(Running { ready: ready != 0, ..Running::new(pid as u32, line) });
@@ -161,15 +154,14 @@ impl Keeper {
     }
 
     /// Keeps until the end; answers the exit code.
-    pub fn keep(mut self) -> i32 {
+    fn keep(mut self) -> i32 {
         loop {
             if let Some(code) = self.reap() {
                 return code;
             }
             self.start_if_due();
-            self.renew_if_quiet();
             self.pass_time();
-            self.tell();
+            self.seats.iter_mut().flatten().for_each(|running| running.line.tell(&self.store, &self.exits));
             self.wait();
             self.pids().for_each(|pid| self.listen(pid, RECORDS_PER_TURN));
             self.take_signals();
@@ -179,10 +171,8 @@ impl Keeper {
     /// Reaps what has ended; answers the exit code once nothing is left at the end, or nothing that can be killed.
     fn reap(&mut self) -> Option<i32> {
         // Supervisors by themselves: they are missed also while the table of exits is full.
-        for pid in self.pids() {
-            if let Ok(Some(exit)) = sys::reap(Some(pid)) {
-                self.died(exit);
-            }
+        for exit in self.pids().filter_map(|pid| sys::reap(Some(pid)).ok().flatten()) {
+            self.died(exit);
         }
         let mut reaped = Ok(None);
         while !self.exits.is_full() {
@@ -190,14 +180,12 @@ impl Keeper {
             let Ok(Some(exit)) = reaped else { break };
             self.died(exit);
         }
-        match self.phase {
-            Phase::Leaving { code, .. } if reaped.is_err() => Some(code),
-            Phase::Leaving { code, kill_at } if Instant::now() >= kill_at + LEAVE => {
-                log::line(format_args!("some processes cannot be killed; leaving them"));
-                Some(code)
-            }
-            _ => None,
+        let Phase::Leaving(code, until) = self.phase else { return None };
+        let is_late = Instant::now() >= until;
+        if is_late {
+            log::line(format_args!("some processes cannot be killed; leaving them"));
         }
+        (is_late || reaped.is_err()).then_some(code)
     }
 
     fn pids(&self) -> impl Iterator<Item = u32> + use<> {
@@ -216,7 +204,7 @@ impl Keeper {
         match (self.seat_of(pid).and_then(|seat| Some((seat, self.seats[seat].take()?))), self.phase) {
             (Some((SERVING, served)), _) => self.server_died(&served, ExitStatus::from_raw(exit[exit::STATUS] as i32)),
             // Nobody is left to be told.
-            (_, Phase::Leaving { .. }) => {}
+            (_, Phase::Leaving(..)) => {}
             // Also that of a successor: it is how the one that has frozen for it learns of its failure.
             _ => self.exits.record(exit),
         }
@@ -224,13 +212,7 @@ impl Keeper {
 
     fn server_died(&mut self, served: &Running, status: ExitStatus) {
         if let Some(code) = served.goodbye {
-            return self.leave(code, Instant::now() + LEAVE_BY_ITSELF);
-        }
-        if let Phase::Ending { deaths, .. } = &mut self.phase {
-            *deaths += 1;
-            if *deaths >= DEATHS_WHILE_ENDING {
-                return self.force("supervisors die instead of ending the instances");
-            }
+            return self.leave(code);
         }
         self.hello[REASON] = if served.watch.gave_up() { Reason::Hang } else { Reason::Crash } as u64;
         let when = if served.ready { "" } else { " before it was ready" };
@@ -246,6 +228,9 @@ impl Keeper {
         if self.restarts.gives_program_up() {
             self.change_program();
         }
+        if matches!(self.phase, Phase::Ending(_)) && !pause.is_zero() {
+            self.force("supervisors die instead of ending the instances");
+        }
     }
 
     /// Has the next supervisor be one of the program that worked before, if there is one.
@@ -260,9 +245,9 @@ impl Keeper {
     }
 
     fn start_if_due(&mut self) {
+        let (Phase::Keeping | Phase::Ending(_), [None, other]) = (self.phase, &self.seats) else { return };
         // One that takes over is waited for.
-        let takes_over = self.seats[OTHER].as_ref().is_some_and(|other| !other.ready);
-        if self.seats[SERVING].is_some() || takes_over || self.is_leaving() || Instant::now() < self.due {
+        if other.as_ref().is_some_and(|other| !other.ready) || Instant::now() < self.due {
             return;
         }
         match self.start() {
@@ -273,46 +258,22 @@ impl Keeper {
 
     fn start(&mut self) -> io::Result<Running> {
         let (ours, theirs) = seqpacket::pair()?;
-        let own;
-        let binary = match self.store.get(&PROGRAM) {
-            Some(program) => program,
-            // None has got ready yet.
-            None => {
-                own = open("/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-                own.as_fd()
-            }
-        };
-        let stderr = io::stderr();
-        let (pid, _) = program::launch(binary, SUPERVISOR, theirs.as_fd(), stderr.as_fd(), Parent::Caller)?;
+        let binary = self.store.get(&PROGRAM).ok_or(io::ErrorKind::NotFound)?;
+        let (pid, _) = program::launch(binary, SUPERVISOR, theirs.as_fd(), None, Parent::Caller)?;
         // Where the keeper could make itself hard to kill, its supervisor is to be easier to kill; where not, neither
         // changes.
         let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "-500");
-        Ok(self.begin(pid, ours, self.hello[REASON]))
+        Ok(self.begin(pid, ours))
     }
 
     /// A supervisor that is told everything, and that all is to end, if so.
-    fn begin(&mut self, pid: u32, socket: OwnedFd, reason: u64) -> Running {
+    fn begin(&mut self, pid: u32, socket: OwnedFd) -> Running {
         self.hello[EPOCH] += 1;
-        let mut hello = self.hello;
-        hello[REASON] = reason;
-        let mut line = Line::new(socket, hello);
-        if matches!(self.phase, Phase::Ending { .. }) {
+        let mut line = Line::new(socket, self.hello);
+        if matches!(self.phase, Phase::Ending(_)) {
             line.say(Message::new([verb::STOP]));
         }
         Running::new(pid, line)
-    }
-
-    /// Tells supervisors what they do not know yet.
-    fn tell(&mut self) {
-        for seat in [SERVING, OTHER] {
-            if let Some(running) = &mut self.seats[seat]
-                && !running.line.tell(&self.store, &self.exits)
-            {
-                // What it sent before it closed its end still counts. If it lives on, its silence will end it.
-                let pid = running.pid;
-                self.listen(pid, usize::MAX);
-            }
-        }
     }
 
     /// Waits for a signal, a supervisor, or the time.
@@ -359,7 +320,7 @@ impl Keeper {
             [verb::STORE, ..] => {
                 let stored = descriptor.is_some_and(|descriptor| self.store.put(message.name, descriptor));
                 if !stored {
-                    running.line.say(Message::about(message.name, [verb::REFUSED]));
+                    running.line.say(Message { name: message.name, ..Message::new([verb::REFUSED]) });
                 }
             }
             [verb::DROP, ..] => drop(self.store.remove(&message.name)),
@@ -367,7 +328,7 @@ impl Keeper {
             [verb::READY, ..] => self.became_ready(seat),
             [verb::GOODBYE, code, ..] => running.goodbye = Some(code as i32),
             [verb::SUCCEED, pid, ..] if seat == SERVING && running.ready => self.try_successor(pid as u32, descriptor),
-            [verb::RENEW, ..] => self.renewal = descriptor,
+            [verb::RENEW, ..] => self.renew(descriptor),
             // To be heard is all that there is to `ALIVE`; the rest is of a later release.
             _ => {}
         }
@@ -381,7 +342,8 @@ impl Keeper {
         if let Some(serving) = &mut self.seats[SERVING] {
             (serving.frozen, serving.kill_at) = (true, Some(until + LAST_WORDS));
         }
-        let successor = Running { kill_at: Some(until), ..self.begin(pid, line, Reason::Upgrade as u64) };
+        self.hello[REASON] = Reason::Upgrade as u64;
+        let successor = Running { kill_at: Some(until), ..self.begin(pid, line) };
         if let Some(relieved) = self.seats[OTHER].replace(successor) {
             sys::signal(relieved.pid, Signal::SIGKILL);
         }
@@ -398,10 +360,8 @@ impl Keeper {
                 relieved.kill_at = Some(Instant::now() + LAST_WORDS);
             }
         }
-        if !std::mem::replace(&mut self.is_announced, true) {
-            // The unit's main process may have been another, which is dead.
-            self.notify(&format!("READY=1\nMAINPID={}", std::process::id()));
-        }
+        // Each time: the unit's main process may have been another, which is dead.
+        self.notify(&format!("READY=1\nMAINPID={}", std::process::id()));
     }
 
     /// Tells the service manager, by the protocol of `sd_notify`, if there is one. None is waited for that does not listen.
@@ -417,8 +377,8 @@ impl Keeper {
                 // It only wakes: the loop reaps in any case.
                 _ if signal.ssi_signo == Signal::SIGCHLD as u32 => {}
                 Phase::Keeping => self.end(),
-                Phase::Ending { since, .. } if since.elapsed() >= SECOND => self.force("it was asked for twice"),
-                Phase::Ending { .. } | Phase::Leaving { .. } => {}
+                Phase::Ending(since) if since.elapsed() >= SECOND => self.force("it was asked for twice"),
+                Phase::Ending(_) | Phase::Leaving(..) => {}
             }
         }
     }
@@ -427,7 +387,7 @@ impl Keeper {
     fn end(&mut self) {
         log::line(format_args!("ending all instances"));
         self.notify("STOPPING=1");
-        self.phase = Phase::Ending { since: Instant::now(), deaths: 0 };
+        self.phase = Phase::Ending(Instant::now());
         for running in self.seats.iter_mut().flatten() {
             running.line.say(Message::new([verb::STOP]));
         }
@@ -437,8 +397,7 @@ impl Keeper {
     fn force(&mut self, why: &str) {
         log::line(format_args!("killing everything: {why}"));
         self.pids().for_each(|pid| sys::signal(pid, Signal::SIGKILL));
-        self.kill_stored();
-        self.leave(FORCED, Instant::now());
+        self.leave(FORCED);
     }
 
     /// Kills every process whose pidfd is in the store, each with its process group.
@@ -451,15 +410,11 @@ impl Keeper {
         }
     }
 
-    /// Waits for the last children. Supervisors are such, from now on.
-    fn leave(&mut self, code: i32, kill_at: Instant) {
+    /// Ends what is left. Supervisors are children like others, from now on.
+    fn leave(&mut self, code: i32) {
         self.notify("STOPPING=1");
         self.seats = [None, None];
-        self.phase = Phase::Leaving { code, kill_at };
-    }
-
-    fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaving { .. })
+        self.phase = Phase::Leaving(code, Instant::now() + LEAVE);
     }
 
     /// Does what is due.
@@ -478,9 +433,7 @@ impl Keeper {
         }
         let over = self.seats.iter().flatten().filter(|running| running.kill_at.is_some_and(|at| at <= now));
         over.for_each(|running| sys::signal(running.pid, Signal::SIGKILL));
-        if let Phase::Leaving { kill_at, .. } = self.phase
-            && now >= kill_at
-        {
+        if matches!(self.phase, Phase::Leaving(..)) {
             self.kill_stored();
             sys::kill_children();
         }
@@ -493,11 +446,10 @@ impl Keeper {
         sys::signal(running.pid, signal);
     }
 
-    /// Becomes the program that was asked for, once nothing is on its way that it would have to know of. Returns if not.
-    fn renew_if_quiet(&mut self) {
-        let (Phase::Keeping, [Some(serving), None]) = (self.phase, &self.seats) else { return };
-        let Some(line) = serving.line.quiet().filter(|_| !serving.frozen) else { return };
-        let Some(program) = self.renewal.take() else { return };
+    /// Becomes this program, unless something is on its way that it would have to know of. Then it may be asked for again.
+    fn renew(&self, program: Option<OwnedFd>) {
+        let (Phase::Keeping, [Some(serving), None], Some(program)) = (self.phase, &self.seats, program) else { return };
+        let Some(line) = serving.line.quiet() else { return };
         let Err(error) = self.leave_all(serving, line).and_then(|estate| estate.execute(program.as_fd()));
         // All is as it was: the supervisor does not notice this either.
         log::line(format_args!("the keeper cannot be renewed: {error}"));
@@ -505,7 +457,7 @@ impl Keeper {
 
     fn leave_all(&self, serving: &Running, line: BorrowedFd<'_>) -> io::Result<Estate> {
         let mut hello = self.hello;
-        hello[LAST_EXIT] = self.exits.last();
+        hello[LAST_EXIT] = self.exits.acknowledged;
         let mut estate = Estate::new(hello)?;
         let mut told = 0;
         while let Some(exit) = self.exits.after(told) {

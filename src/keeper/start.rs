@@ -26,7 +26,6 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
-use super::ALREADY_KEPT;
 use super::estate::Estate;
 use super::name::{Kind, Name};
 use super::protocol::{PROGRAM, Reason, SERVICE, Words, hello, verb};
@@ -37,6 +36,12 @@ const STORE_LIMIT: u64 = 16_384;
 
 /// Descriptors that keeper and supervisor need each for themselves, and for what is on its way.
 const OWN_DESCRIPTORS: u64 = 64;
+
+/// Exit code when another keeper has the home already.
+pub const ALREADY_KEPT: i32 = 75;
+
+/// This very program.
+const OWN: &str = "/proc/self/exe";
 
 /// How a keeper is to be.
 #[derive(Debug)]
@@ -49,14 +54,14 @@ pub struct KeeperOptions {
     pub attached: bool,
     /// What lies in the store from the start.
     pub stored: Vec<(Name, OwnedFd)>,
-    /// What supervisors are started with; this very program if nothing else is named.
-    pub program: Option<PathBuf>,
+    /// What supervisors are started with; by default this very program.
+    pub program: PathBuf,
 }
 
 impl KeeperOptions {
     /// A detached keeper of `home` whose supervisor is this very program.
     pub fn new(home: PathBuf) -> KeeperOptions {
-        KeeperOptions { home, foreground: false, attached: false, stored: Vec::new(), program: None }
+        KeeperOptions { home, foreground: false, attached: false, stored: Vec::new(), program: OWN.into() }
     }
 }
 
@@ -93,23 +98,14 @@ impl SetupError {
 /// It could not begin: nothing was started.
 pub fn start(options: KeeperOptions) -> Result<i32, SetupError> {
     let at_home = |source: io::Error| SetupError::Home { home: options.home.clone(), source };
-    let program = match &options.program {
-        Some(path) => Some(
-            File::options()
-                .read(true)
-                .custom_flags(libc::O_PATH)
-                .open(path)
-                .map_err(|source| SetupError::Program { program: path.clone(), source })?,
-        ),
-        None => None,
-    };
+    let opened = File::options().read(true).custom_flags(libc::O_PATH).open(&options.program);
+    let program = opened.map_err(|source| SetupError::Program { program: options.program.clone(), source })?;
     let Some(home) = Home::lock(&options.home).map_err(at_home)? else { return Ok(ALREADY_KEPT) };
     if !options.foreground && !options.attached {
         home.detach().map_err(at_home)?;
     }
-    match home.become_keeper(&options, program) {
-        Err(source) => Err(SetupError::System { source }),
-    }
+    let Err(source) = home.become_keeper(&options, &program);
+    Err(SetupError::System { source })
 }
 
 /// The home folder, held open and locked.
@@ -149,7 +145,7 @@ impl Home {
         Ok(())
     }
 
-    fn become_keeper(self, options: &KeeperOptions, program: Option<File>) -> io::Result<Infallible> {
+    fn become_keeper(self, options: &KeeperOptions, program: &File) -> io::Result<Infallible> {
         // A shell's descriptor that came along with the command would be held for as long as the herd runs.
         process::close_on_exec(3, u32::MAX)?;
         set_variable("HERDWIRE_HOME", Some(self.path.as_os_str()));
@@ -164,13 +160,11 @@ impl Home {
             estate.leave(name.to_bytes(), descriptor.as_fd())?;
         }
         estate.leave(Name::new(Kind::Lock, 0, 0).to_bytes(), self.lock.as_fd())?;
-        if let Some(program) = &program {
-            estate.leave(PROGRAM, program.as_fd())?;
-        }
+        estate.leave(PROGRAM, program.as_fd())?;
         if let Some(socket) = &manager.socket {
             estate.leave(SERVICE, socket.as_fd())?;
         }
-        estate.execute(File::open("/proc/self/exe")?.as_fd())
+        estate.execute(File::open(OWN)?.as_fd())
     }
 }
 

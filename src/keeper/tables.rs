@@ -65,14 +65,15 @@ impl Store {
 #[derive(Debug)]
 pub(super) struct Exits {
     table: VecDeque<Words>,
-    last: u64,
+    /// The number of the last one that is not held any more.
+    pub acknowledged: u64,
 }
 
 impl Exits {
-    /// Goes on after the number `last`.
-    pub fn new(last: u64) -> Exits {
+    /// Goes on after the number `acknowledged`.
+    pub fn new(acknowledged: u64) -> Exits {
         // Two more than it takes: supervisors are reaped also while it is full.
-        Exits { table: VecDeque::with_capacity(EXITS + 2), last }
+        Exits { table: VecDeque::with_capacity(EXITS + 2), acknowledged }
     }
 
     pub fn is_full(&self) -> bool {
@@ -81,32 +82,20 @@ impl Exits {
 
     /// Gives an exit its number.
     pub fn record(&mut self, mut exit: Words) {
-        self.last += 1;
-        exit[SEQUENCE] = self.last;
+        exit[SEQUENCE] = self.acknowledged + self.table.len() as u64 + 1;
         self.table.push_back(exit);
-    }
-
-    /// Takes over one that has its number, and follows the others.
-    pub fn inherit(&mut self, exit: Words) {
-        self.table.push_back(exit);
-    }
-
-    /// The number of the last one.
-    pub fn last(&self) -> u64 {
-        self.last
     }
 
     /// Forgets all up to and including this number.
     pub fn acknowledge(&mut self, sequence: u64) {
-        while self.table.front().is_some_and(|exit| exit[SEQUENCE] <= sequence) {
-            self.table.pop_front();
+        while self.acknowledged < sequence && self.table.pop_front().is_some() {
+            self.acknowledged += 1;
         }
     }
 
     /// The first one after this number.
     pub fn after(&self, sequence: u64) -> Option<&Words> {
-        let first = self.table.front()?[SEQUENCE];
-        self.table.get(usize::try_from((sequence + 1).saturating_sub(first)).ok()?)
+        self.table.get(sequence.saturating_sub(self.acknowledged) as usize)
     }
 }
 
@@ -154,8 +143,8 @@ mod tests {
     fn an_heir_counts_on() {
         let mut before = with_exits(3);
         before.acknowledge(1);
-        let mut exits = Exits::new(before.last());
-        [before.after(0), before.after(2)].into_iter().for_each(|exit| exits.inherit(*exit.unwrap()));
+        let mut exits = Exits::new(before.acknowledged);
+        [before.after(0), before.after(2)].into_iter().for_each(|exit| exits.record(*exit.unwrap()));
         exits.record(Words::default());
         assert_eq!(told(&exits, 0), [2, 3, 4]);
     }

@@ -42,7 +42,7 @@ impl Trial {
         descriptors: impl IntoIterator<Item = (&'a Name, &'a OwnedFd)>,
     ) -> io::Result<Trial> {
         let (ours, theirs) = seqpacket::pair()?;
-        let (pid, process) = program::launch(program, SUPERVISOR, theirs.as_fd(), stderr, Parent::Keeper)?;
+        let (pid, process) = program::launch(program, SUPERVISOR, theirs.as_fd(), Some(stderr), Parent::Keeper)?;
         hello[REASON] = Reason::Upgrade as u64;
         hello[EPOCH] += 1;
         let say = |message: Message, names: &[RawName], descriptors: &[BorrowedFd<'_>]| {

@@ -15,8 +15,8 @@ use super::{Parent, Pidfd};
 pub const LINE: RawFd = 3;
 
 /// Starts an open program in a session of its own, with these arguments, the zeroth included: with `line` as its
-/// descriptor 3, our stdin and stdout, this stderr and nothing else of ours; with default signals. Blocks until it has been
-/// executed.
+/// descriptor 3, our stdin and stdout, this stderr (or ours) and nothing else of ours; with default signals. Blocks until it
+/// has been executed.
 ///
 /// # Errors
 /// There is no process for it, or it cannot be executed. With [`Parent::Keeper`] the keeper may then reap a child with
@@ -25,11 +25,12 @@ pub fn launch(
     program: BorrowedFd<'_>,
     arguments: &[&CStr],
     line: BorrowedFd<'_>,
-    stderr: BorrowedFd<'_>,
+    stderr: Option<BorrowedFd<'_>>,
     parent: Parent,
 ) -> io::Result<(u32, Pidfd)> {
     // std sees to it that they are open.
-    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let (stdin, stdout, own) = (io::stdin(), io::stdout(), io::stderr());
+    let stderr = stderr.unwrap_or(own.as_fd());
     let plan = Plan {
         descriptors: vec![(0, stdin.as_fd()), (1, stdout.as_fd()), (2, stderr), (LINE, line)],
         binary: program,

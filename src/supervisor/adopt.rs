@@ -25,6 +25,7 @@ use super::control_server::Desk;
 use super::core::{self, Core, Sources};
 use super::journal::Journal;
 use super::ordering::Turns;
+use super::place::SETTLED_AFTER;
 use super::registry::{App, Entry, Process, Registry, Release, Role};
 use super::rescue;
 use super::saved::{self, Here};
@@ -156,6 +157,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
         standby: None,
         freezing: None,
         is_settled: false,
+        settle_at: Instant::now() + SETTLED_AFTER,
         hello,
         orphans: BTreeMap::new(),
         orphan_ends: orphans_in,

@@ -157,8 +157,9 @@ pub struct Core {
     pub upgrade: Option<Upgrade>,
     pub standby: Option<Watched>,
     pub freezing: Option<Freezing>,
-    /// Whether this one has served long enough to be the only one.
+    /// Whether this one has served long enough to be the only one, and when it looks at that (again).
     pub is_settled: bool,
+    pub settle_at: Instant,
     /// What the keeper said to us, for a standby and for whoever keeps next.
     pub hello: Words,
     /// Instances that are watched because they are not the keeper's children, and where their ends are told.

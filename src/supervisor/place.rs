@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::adopt::{control_listener, file_identity};
 use super::control_server;
@@ -17,7 +17,10 @@ use super::departure::clear_marks;
 use crate::keeper::name::{Kind, Name};
 
 /// How long a supervisor has served before it counts on being the only one: whatever was there before it is gone by then.
-const SETTLED_AFTER: Duration = Duration::from_secs(3);
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(3);
+
+/// How long until a keeper that is still another program is asked again to become ours.
+const RENEW_AGAIN: Duration = Duration::from_secs(30);
 
 impl Core {
     /// Ends everything when our home is no longer to be found: nobody can ask for it any more.
@@ -94,11 +97,14 @@ impl Core {
     /// What is left to do once whoever was there before is surely gone: its traces in the home go, and the keeper becomes
     /// the program that we are, if it is another one.
     pub(super) fn settle_in(&mut self) {
-        if self.is_settled || self.began.elapsed() < SETTLED_AFTER {
+        if Instant::now() < self.settle_at {
             return;
         }
-        self.is_settled = true;
-        clear_marks(self.home.path());
+        if !self.is_settled {
+            clear_marks(self.home.path());
+        }
+        // Asked again later: at that moment it may have had something on its way.
+        (self.is_settled, self.settle_at) = (true, Instant::now() + RENEW_AGAIN);
         self.renew_keeper();
     }
 

@@ -83,7 +83,6 @@ impl Herd {
         &self.home
     }
 
-
     pub fn keeper_pid(&self) -> u32 {
         self.keeper.as_raw() as u32
     }
