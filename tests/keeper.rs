@@ -233,6 +233,20 @@ fn a_supervisor_that_cannot_start_is_tried_on_and_the_keeper_still_ends_when_ask
 }
 
 #[test]
+fn a_keeper_whose_home_is_gone_and_whose_supervisors_cannot_start_ends_everything() {
+    let mut herd = Herd::start(|_| {});
+    let mut supervisor = herd.supervisor();
+    supervisor.tell("ready");
+    supervisor.tell("keep /bin/false");
+    let instance = supervisor.ask_pid("spawn exec sleep 1000");
+    herd.remove_home();
+    assert!(alive(instance), "to see to it is the supervisor's affair");
+    herd.kill(supervisor.pid(), Signal::SIGKILL);
+    assert_eq!(herd.exit_code(), keeper::FORCED);
+    assert!(!alive(instance));
+}
+
+#[test]
 fn a_full_store_refuses_by_name_and_keeps_what_it_has() {
     let herd = Herd::start_with_descriptors(264);
     let mut supervisor = herd.supervisor();

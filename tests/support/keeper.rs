@@ -83,6 +83,10 @@ impl Herd {
         &self.home
     }
 
+    pub fn remove_home(&mut self) {
+        self.folder.take().unwrap().close().unwrap();
+    }
+
     pub fn keeper_pid(&self) -> u32 {
         self.keeper.as_raw() as u32
     }
@@ -372,6 +376,7 @@ pub mod supervisor {
                     store(&self.store, number());
                     kill(Pid::this(), Signal::SIGKILL).unwrap();
                 }
+                "keep" => self.store.keep(Name::new(Kind::Supervisor, 0, 0), open(rest).as_fd()),
                 "forget" => self.store.forget(Name::new(Kind::Pidfd, number(), 1)),
                 "acknowledge" => link.acknowledge(number().into()).unwrap(),
                 "silence" => self.silent.store(true, Ordering::Relaxed),
