@@ -577,6 +577,20 @@ fn a_keeper_that_cannot_be_renewed_stays_as_it_is() {
 }
 
 #[test]
+fn a_renewal_that_a_supervisor_asks_for_with_its_last_breath_costs_nothing() {
+    let (herd, mut supervisor) = serving();
+    supervisor.tell("store 5");
+    // The keeper sees the death and the words at once.
+    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
+    supervisor.tell("renew /proc/self/exe");
+    herd.kill(supervisor.pid(), Signal::SIGKILL);
+    herd.wait_for_zombies(1);
+    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch"), next.told("descriptors")), ("Crash", "2", "5"));
+}
+
+#[test]
 fn a_supervisor_whose_keeper_dies_becomes_the_keeper() {
     let herd = Herd::start_with_stored(3);
     let mut supervisor = herd.supervisor();

@@ -452,7 +452,8 @@ impl Keeper {
     /// Becomes this program, unless something is on its way that it would have to know of. Then it may be asked for again.
     fn renew(&self, program: Option<OwnedFd>) {
         let (Phase::Keeping, [Some(serving), None], Some(program)) = (self.phase, &self.seats, program) else { return };
-        let Some(line) = serving.line.quiet() else { return };
+        // One that is reaped, and whose last words these are, nobody could go on with.
+        let Some(line) = serving.line.quiet().filter(|_| sys::is_child(serving.pid)) else { return };
         let Err(error) = self.leave_all(serving, line).and_then(|estate| estate.execute(program.as_fd()));
         // All is as it was: the supervisor does not notice this either.
         log::line(format_args!("the keeper cannot be renewed: {error}"));

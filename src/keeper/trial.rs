@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use herdwire_ipc::seqpacket::{self, MAX_DESCRIPTORS, Wait};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::client::{Exit, KeeperSender};
 use super::name::Name;
@@ -19,6 +20,9 @@ use super::protocol::hello::{EPOCH, REASON};
 use super::protocol::{MAX_RECORD_BYTES, Message, RawName, Reason, Words, verb};
 use super::run::SUPERVISOR;
 use crate::process::{Parent, Pidfd, program};
+
+/// Bytes of records that may be on their way to a standby.
+const ROOM: usize = 1 << 20;
 
 /// A standby that was started by this supervisor.
 #[derive(Debug)]
@@ -43,19 +47,12 @@ impl Trial {
     ) -> io::Result<Trial> {
         let (ours, theirs) = seqpacket::pair()?;
         let (pid, process) = program::launch(program, SUPERVISOR, theirs.as_fd(), Some(stderr), Parent::Keeper)?;
+        // From here on it is ended by being dropped.
+        let trial = Trial { pid, process, line: Some(ours) };
         hello[REASON] = Reason::Upgrade as u64;
         hello[EPOCH] += 1;
-        let say = |message: Message, names: &[RawName], descriptors: &[BorrowedFd<'_>]| {
-            seqpacket::send(ours.as_fd(), &message.to_record(names), descriptors, Wait::Never)
-        };
-        say(Message::new(hello), &[], &[])?;
-        let (names, descriptors): (Vec<RawName>, Vec<BorrowedFd<'_>>) =
-            descriptors.into_iter().map(|(name, descriptor)| (name.to_bytes(), descriptor.as_fd())).unzip();
-        for (names, descriptors) in names.chunks(MAX_DESCRIPTORS).zip(descriptors.chunks(MAX_DESCRIPTORS)) {
-            say(Message::new([verb::DESCRIPTORS]), names, descriptors)?;
-        }
-        say(Message::new([verb::END]), &[], &[])?;
-        Ok(Trial { pid, process, line: Some(ours) })
+        tell(&trial.line, hello, descriptors)?;
+        Ok(trial)
     }
 
     pub fn pid(&self) -> u32 {
@@ -95,6 +92,27 @@ impl Drop for Trial {
     }
 }
 
+/// Says all that a standby is told, at once: a line has room for as much as a store may hold.
+fn tell<'a>(
+    line: &Option<OwnedFd>,
+    hello: Words,
+    descriptors: impl IntoIterator<Item = (&'a Name, &'a OwnedFd)>,
+) -> io::Result<()> {
+    let line = line.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+    // The kernel gives as much as it may.
+    setsockopt(line, sockopt::SndBuf, &ROOM)?;
+    let say = |message: Message, names: &[RawName], descriptors: &[BorrowedFd<'_>]| {
+        seqpacket::send(line.as_fd(), &message.to_record(names), descriptors, Wait::Never)
+    };
+    say(Message::new(hello), &[], &[])?;
+    let (names, descriptors): (Vec<RawName>, Vec<BorrowedFd<'_>>) =
+        descriptors.into_iter().map(|(name, descriptor)| (name.to_bytes(), descriptor.as_fd())).unzip();
+    for (names, descriptors) in names.chunks(MAX_DESCRIPTORS).zip(descriptors.chunks(MAX_DESCRIPTORS)) {
+        say(Message::new([verb::DESCRIPTORS]), names, descriptors)?;
+    }
+    say(Message::new([verb::END]), &[], &[])
+}
+
 /// Whether a standby has said on its line that it could take over, or closed it.
 ///
 /// # Errors
@@ -110,5 +128,30 @@ pub fn hear(line: BorrowedFd<'_>) -> io::Result<bool> {
             // Nothing else that it says now has a meaning.
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    use super::*;
+    use crate::keeper::name::Kind;
+    use crate::keeper::protocol::PROTOCOL_VERSION;
+
+    #[test]
+    fn all_that_a_store_may_hold_is_told_before_anybody_listens() {
+        // As much as the keeper takes for it, which the kernel's limit of descriptors on their way is raised for.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        let limit = (hard / 2).min(16_384) as u32 / 10 * 9;
+        let (ours, theirs) = seqpacket::pair().unwrap();
+        let null: OwnedFd = File::open("/dev/null").unwrap().into();
+        let names: Vec<Name> = (0..limit).map(|owner| Name::new(Kind::Pidfd, owner, 1)).collect();
+        let hello = Message::new([verb::HELLO, PROTOCOL_VERSION]).words;
+        tell(&Some(ours), hello, names.iter().map(|name| (name, &null))).unwrap();
+        drop(theirs);
     }
 }

@@ -53,7 +53,7 @@ use departure::Departure;
 /// How long the keeper may take to hand everything over.
 const INHERITANCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a standby waits for its turn: the keeper ends it long before.
+/// How long a standby waits for its turn: the one that serves ends long before, or ends it.
 const TURN_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long threads that block may hold an exit up, and a freeze.
