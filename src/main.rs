@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use herdwire::cli::{self, Foreground, Outcome};
 use herdwire::config::home::Home;
 use herdwire::keeper::name::{Kind, Name};
-use herdwire::keeper::{self, KeeperOptions};
+use herdwire::keeper;
+use herdwire::keeper::start::{self, KeeperOptions};
 
 fn main() -> ExitCode {
     let role = std::env::args_os().nth(1);
@@ -24,12 +25,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// The keeper, started by a command line: detaches, takes the home's lock, starts the supervisor. Or started by what was
-/// keeper or supervisor until now, with the number of what that left.
+/// The keeper, executed with the number of what was left to it. Or started by a command line: detaches, takes the home's
+/// lock, and becomes the keeper.
 fn role_keeper() -> ExitCode {
-    let left = std::env::args_os().nth(2).and_then(|number| number.to_str()?.parse().ok());
+    if let Some(left) = std::env::args_os().nth(2).and_then(|number| number.to_str()?.parse().ok()) {
+        return ended(keeper::keep(left));
+    }
     match Home::from_environment() {
-        Ok(home) => keep(KeeperOptions { left, ..KeeperOptions::new(home.path().to_owned()) }),
+        Ok(home) => ended(start::start(KeeperOptions::new(home.path().to_owned()))),
         Err(error) => unusable(&error),
     }
 }
@@ -41,11 +44,11 @@ fn role_keeper_foreground(Foreground { home, request, passed, serves }: Foregrou
     stored.extend((0..).zip(passed).map(|(place, listener)| (Name::part(Kind::Listener, 0, place, 0), listener)));
     // One that serves ends when it is told to, not with its apps.
     let (foreground, attached) = (!serves, serves);
-    keep(KeeperOptions { foreground, attached, stored, ..KeeperOptions::new(home.path().to_owned()) })
+    ended(start::start(KeeperOptions { foreground, attached, stored, ..KeeperOptions::new(home.path().to_owned()) }))
 }
 
-fn keep(options: KeeperOptions) -> ExitCode {
-    match keeper::run(options) {
+fn ended<E: std::error::Error>(code: Result<i32, E>) -> ExitCode {
+    match code {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => unusable(&error),
     }

@@ -1,7 +1,7 @@
 //! A real keeper with a supervisor that does as it is told.
 //!
-//! The keeper is a fork of the test. Its supervisor is this very executable, started to run
-//! [`the_supervisor_of_these_tests`] alone, which connects to the test, tells what it inherited, and obeys commands.
+//! The keeper begins as a fork of the test. Its supervisor is this very executable, which in that role connects to the
+//! test, tells what it inherited, and obeys commands.
 
 mod support {
     pub mod keeper;
@@ -12,14 +12,6 @@ use std::time::Duration;
 use herdwire::keeper;
 use nix::sys::signal::Signal;
 use support::keeper::{Herd, Supervised, alive, supervisor};
-
-/// Not a test by itself: the supervisor's process. Does nothing unless a keeper started it.
-#[test]
-fn the_supervisor_of_these_tests() {
-    if std::env::args().any(|argument| argument == supervisor::MARK) {
-        supervisor::main();
-    }
-}
 
 #[test]
 fn the_first_supervisor_is_told_whom_it_serves_and_inherits_nothing_else() {
@@ -32,8 +24,7 @@ fn the_first_supervisor_is_told_whom_it_serves_and_inherits_nothing_else() {
     assert_eq!(supervisor.told("descriptors"), "0");
     assert_eq!(supervisor.told("home"), herd.home().canonicalize().unwrap().to_string_lossy());
     assert_eq!(supervisor.told("blocked"), "0000000000000000");
-    // SIGPIPE is ignored by the language's runtime, in every program.
-    assert_eq!(supervisor.told("ignored"), "0000000000001000");
+    assert_eq!(supervisor.told("ignored"), "0000000000000000");
     assert_eq!(supervisor.told("open"), "0 1 2 3");
 }
 
@@ -155,7 +146,7 @@ fn a_supervisor_that_is_stopped_is_replaced() {
     first.tell("ready");
     herd.kill(first.pid(), Signal::SIGSTOP);
     assert_eq!(herd.supervisor().told("reason"), "Hang");
-    herd.wait_for_log("was ended by signal 9");
+    herd.wait_for_log("(signal: 9 (SIGKILL))");
 }
 
 #[test]
@@ -229,29 +220,30 @@ fn a_second_keeper_of_the_same_home_ends_quietly() {
     let herd = Herd::start(|_| {});
     let supervisor = herd.supervisor();
     let second = Herd::start_in(herd.home().to_owned(), |_| {});
-    assert_eq!(second.exit_code(), keeper::ALREADY_KEPT);
+    assert_eq!(second.exit_code(), keeper::start::ALREADY_KEPT);
     assert!(alive(supervisor.pid()) && alive(herd.keeper_pid()));
 }
 
 #[test]
-fn a_keeper_whose_home_is_gone_ends_everything() {
-    let mut herd = Herd::start(|_| {});
-    let mut supervisor = herd.supervisor();
-    supervisor.tell("ready");
-    let instance = supervisor.ask_pid("spawn exec sleep 1000");
-    herd.remove_home();
-    assert_eq!(supervisor.tell("news"), "Stop");
-    // It does not follow, and so the keeper does it.
+fn a_supervisor_that_cannot_start_is_tried_on_and_the_keeper_still_ends_when_asked() {
+    let herd = Herd::start(|options| options.program = "/bin/false".into());
+    herd.wait_for_log("ended before it was ready (exit status: 1); the next starts in 1 s");
+    herd.kill(herd.keeper_pid(), Signal::SIGTERM);
     assert_eq!(herd.exit_code(), keeper::FORCED);
-    assert!(!alive(supervisor.pid()) && !alive(instance));
 }
 
 #[test]
-fn a_supervisor_that_cannot_start_is_tried_on_and_the_keeper_still_ends_when_asked() {
-    let herd = Herd::start(|options| options.supervisor.path = "/bin/false".into());
-    herd.wait_for_log("exited with code 1 before it was ready; starting the next in 1 s");
-    herd.kill(herd.keeper_pid(), Signal::SIGTERM);
+fn a_keeper_whose_home_is_gone_and_whose_supervisors_cannot_start_ends_everything() {
+    let mut herd = Herd::start(|_| {});
+    let mut supervisor = herd.supervisor();
+    supervisor.tell("ready");
+    supervisor.tell("keep /bin/false");
+    let instance = supervisor.ask_pid("spawn exec sleep 1000");
+    herd.remove_home();
+    assert!(alive(instance), "to see to it is the supervisor's affair");
+    herd.kill(supervisor.pid(), Signal::SIGKILL);
     assert_eq!(herd.exit_code(), keeper::FORCED);
+    assert!(!alive(instance));
 }
 
 #[test]
@@ -260,12 +252,12 @@ fn a_full_store_refuses_by_name_and_keeps_what_it_has() {
     let mut supervisor = herd.supervisor();
     assert_eq!(supervisor.told("store_limit"), "90");
     supervisor.tell("ready");
-    // One place is the lock's.
-    supervisor.tell("store 91");
+    // Two places are the lock's and the program's.
+    supervisor.tell("store 90");
+    assert_eq!(supervisor.tell("news"), "StoreRefused Pidfd:88/0#1");
     assert_eq!(supervisor.tell("news"), "StoreRefused Pidfd:89/0#1");
-    assert_eq!(supervisor.tell("news"), "StoreRefused Pidfd:90/0#1");
     herd.kill(supervisor.pid(), Signal::SIGKILL);
-    assert_eq!(herd.supervisor().told("descriptors"), "89");
+    assert_eq!(herd.supervisor().told("descriptors"), "88");
 }
 
 #[test]
@@ -275,7 +267,7 @@ fn a_supervisor_that_does_not_hear_its_refusals_cannot_store_on_and_hears_them_a
     supervisor.tell("ready");
     let stored: u32 = supervisor.tell("store-unheard 5000").parse().unwrap();
     assert!((1024..5000).contains(&stored), "{stored} were taken although nobody heard");
-    for number in 89..stored {
+    for number in 88..stored {
         assert_eq!(supervisor.tell("news"), format!("StoreRefused Pidfd:{number}/0#1"));
     }
 }
@@ -292,26 +284,32 @@ fn the_store_begins_with_what_the_keeper_was_given() {
 fn a_standby_that_gets_ready_takes_over_with_everything() {
     let (herd, mut incumbent) = serving();
     incumbent.tell("store 300");
-    incumbent.tell("upgrade /proc/self/exe");
+    incumbent.tell("try /proc/self/exe");
     let mut standby = herd.supervisor();
     assert_eq!(standby.told("reason"), "Upgrade");
     assert_eq!(standby.told("epoch"), "2");
-    assert_eq!(standby.told("descriptors"), "300");
+    assert_eq!(standby.told("parent"), herd.keeper_pid().to_string());
+    assert_eq!((standby.told("descriptors"), standby.told("mixed_up")), ("300", "0"));
+    assert_eq!((standby.told("open"), standby.told("blocked")), ("0 1 2 3", "0000000000000000"));
+    assert_eq!(standby.told("ignored"), incumbent.told("ignored"));
     // What happens before the incumbent has frozen is its business.
     incumbent.tell("forget 7");
     let exited = incumbent.ask_pid("spawn exit 3");
     assert_eq!(incumbent.tell("exit"), format!("1 {exited} Code(3)"));
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
-    incumbent.tell("quiesced");
+    standby.tell("prove");
+    assert_eq!(incumbent.tell("proved"), "true");
+    incumbent.tell("hand-over");
     let taken = standby.tell("take");
     assert!(taken.contains("epoch=2;") && taken.contains(";descriptors=299;"), "{taken}");
     assert!(taken.contains(&format!(";exits=1 {exited} Code(3);")), "{taken}");
     standby.tell("ready");
-    assert_eq!(incumbent.tell("news"), "Upgraded");
+    assert_eq!(incumbent.tell("news"), "Relieved");
     // It does not go by itself.
     herd.wait_for_end(incumbent.pid());
     standby.tell("acknowledge 1");
+    assert_eq!(standby.tell("exit"), format!("1 {exited} Code(3)"), "as it was told when it took over");
+    assert_eq!(standby.tell("exit"), format!("2 {} Signal(9)", incumbent.pid()));
+    standby.tell("acknowledge 2");
     herd.kill(standby.pid(), Signal::SIGKILL);
     let next = herd.supervisor();
     assert_eq!((next.told("reason"), next.told("epoch"), next.told("exits")), ("Crash", "3", ""));
@@ -321,12 +319,12 @@ fn a_standby_that_gets_ready_takes_over_with_everything() {
 #[test]
 fn a_standby_and_one_that_has_frozen_change_nothing() {
     let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
+    incumbent.tell("try /proc/self/exe");
     let mut standby = herd.supervisor();
     standby.tell("store 5");
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
-    incumbent.tell("quiesced");
+    standby.tell("prove");
+    assert_eq!(incumbent.tell("proved"), "true");
+    incumbent.tell("hand-over");
     incumbent.tell("store 9");
     let taken = standby.tell("take");
     assert!(taken.contains(";descriptors=0;"), "{taken}");
@@ -341,114 +339,99 @@ fn a_program_that_cannot_be_executed_says_why_and_the_incumbent_goes_on() {
     let (herd, mut incumbent) = serving();
     let text = herd.home().join("text");
     std::fs::write(&text, "not a program").unwrap();
-    let told = incumbent.tell(&format!("upgrade-heard {}", text.display()));
-    assert!(told.starts_with("UpgradeFailed(UpgradeFailure { stage: Start, status: Some(Code(127)) })"), "{told}");
-    assert!(told.ends_with("cannot be executed: Permission denied (os error 13)"), "{told}");
+    let attempt = format!("try {}", text.display());
+    assert_eq!(incumbent.tell(&attempt), "Permission denied (os error 13)");
     std::fs::set_permissions(&text, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    let told = incumbent.tell(&format!("upgrade-heard {}", text.display()));
-    assert!(told.ends_with("cannot be executed: Exec format error (os error 8)"), "{told}");
+    assert_eq!(incumbent.tell(&attempt), "Exec format error (os error 8)");
     incumbent.tell("store 1");
 }
 
 #[test]
-fn a_standby_that_exits_before_it_is_valid_changes_nothing() {
+fn a_standby_that_exits_before_it_has_proved_itself_is_told_like_any_other_exit() {
     let (herd, mut incumbent) = serving();
-    for (program, code) in [("/bin/true", 0), ("/bin/false", 1)] {
-        incumbent.tell(&format!("upgrade {program}"));
-        let failed = format!("UpgradeFailed(UpgradeFailure {{ stage: Validation, status: Some(Code({code})) }})");
-        assert_eq!(incumbent.tell("news"), failed);
+    for (number, (program, code)) in [("/bin/true", 0), ("/bin/false", 1)].into_iter().enumerate() {
+        let pid = incumbent.ask_pid(&format!("try {program}"));
+        assert_eq!(incumbent.tell("proved"), "false");
+        assert_eq!(incumbent.tell("exit"), format!("{} {pid} Code({code})", number + 1));
     }
-    incumbent.tell("upgrade /proc/self/exe");
+    let pid = incumbent.ask_pid("try /proc/self/exe");
     herd.supervisor().say("exit-with 78");
-    let refused = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(78)) })";
-    assert_eq!(incumbent.tell("news"), refused);
+    assert_eq!(incumbent.tell("exit"), format!("3 {pid} Code(78)"));
     incumbent.tell("store 3");
     herd.kill(incumbent.pid(), Signal::SIGKILL);
     let next = herd.supervisor();
-    assert_eq!((next.told("descriptors"), next.told("reason")), ("3", "Crash"));
+    assert_eq!((next.told("descriptors"), next.told("reason"), next.told("epoch")), ("3", "Crash", "2"));
 }
 
 #[test]
-fn a_script_is_a_program_too() {
+fn a_trial_that_is_given_up_ends_the_standby() {
     let (herd, mut incumbent) = serving();
-    let script = herd.home().join("script");
-    std::fs::write(&script, "#!/bin/sh\necho I cannot read this state >&2\nexit 78\n").unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    let told = incumbent.tell(&format!("upgrade-heard {}", script.display()));
-    let failed = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(78)) })";
-    assert_eq!(told, format!("{failed} / I cannot read this state"));
+    let pid = incumbent.ask_pid("try /proc/self/exe");
+    let _standby = herd.supervisor();
+    incumbent.tell("give-up");
+    assert_eq!(incumbent.tell("exit"), format!("1 {pid} Signal(9)"));
 }
 
-#[test]
-fn a_standby_that_never_answers_is_killed() {
-    let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
-    let standby = herd.supervisor();
-    assert_eq!(incumbent.tell("news"), "UpgradeFailed(UpgradeFailure { stage: Validation, status: None })");
-    assert!(!alive(standby.pid()));
-    incumbent.tell("store 1");
-}
-
-#[test]
-fn an_incumbent_that_does_not_freeze_goes_on_without_the_standby() {
-    let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
+/// An incumbent that has let go, and a standby that knows everything.
+fn handed_over(herd: &Herd, incumbent: &mut Supervised) -> Supervised {
+    incumbent.tell("try /proc/self/exe");
     let mut standby = herd.supervisor();
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
-    assert_eq!(incumbent.tell("news"), "UpgradeFailed(UpgradeFailure { stage: Freeze, status: None })");
-    assert!(!alive(standby.pid()) && alive(incumbent.pid()));
+    standby.tell("prove");
+    assert_eq!(incumbent.tell("proved"), "true");
+    incumbent.tell("hand-over");
+    standby.tell("take");
+    standby
 }
 
 #[test]
 fn an_incumbent_that_froze_in_vain_is_followed_by_one_of_its_program() {
-    for (fate, status) in [("exit-with 1", "Some(Code(1))"), ("silence", "None")] {
+    for (fate, status) in [("exit-with 1", "Code(1)"), ("silence", "Signal(9)")] {
         let (herd, mut incumbent) = serving();
-        incumbent.tell("upgrade /proc/self/exe");
-        let mut standby = herd.supervisor();
-        standby.tell("valid");
-        assert_eq!(incumbent.tell("news"), "Quiesce");
-        incumbent.tell("quiesced");
-        standby.tell("take");
+        let mut standby = handed_over(&herd, &mut incumbent);
         standby.tell("store 4");
         standby.say(fate);
-        let failed = format!("UpgradeFailed(UpgradeFailure {{ stage: Takeover, status: {status} }})");
-        assert_eq!(incumbent.tell("news"), failed);
+        assert_eq!(incumbent.tell("exit"), format!("1 {} {status}", standby.pid()));
         assert!(!alive(standby.pid()));
         incumbent.say("exit-with 1");
         let next = herd.supervisor();
         assert_eq!((next.told("reason"), next.told("epoch"), next.told("descriptors")), ("Crash", "3", "4"));
-        herd.wait_for_log("exited with code 1; starting the next in 0 s");
+        herd.wait_for_log("ended (exit status: 1); the next starts in 0 s");
     }
+}
+
+#[test]
+fn an_incumbent_that_froze_in_vain_and_stays_is_ended() {
+    let (herd, mut incumbent) = serving();
+    let mut standby = handed_over(&herd, &mut incumbent);
+    standby.say("exit-with 1");
+    herd.kill(incumbent.pid(), Signal::SIGSTOP);
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch")), ("Crash", "3"));
+    assert!(!alive(incumbent.pid()));
 }
 
 #[test]
 fn an_incumbent_that_dies_in_an_upgrade_takes_a_standby_along_that_has_not_taken_over() {
     let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
+    incumbent.tell("try /proc/self/exe");
     let mut standby = herd.supervisor();
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
+    standby.tell("prove");
+    assert_eq!(incumbent.tell("proved"), "true");
     herd.kill(incumbent.pid(), Signal::SIGKILL);
     let mut next = herd.supervisor();
     assert_eq!(next.told("reason"), "Crash");
     herd.wait_for_end(standby.pid());
-    // Another upgrade is possible, and nothing of the first one is told.
+    assert_eq!(next.tell("exit"), format!("1 {} Code(78)", standby.pid()));
+    // Another upgrade is possible.
     next.tell("ready");
-    next.tell("upgrade /bin/true");
-    let failed = "UpgradeFailed(UpgradeFailure { stage: Validation, status: Some(Code(0)) })";
-    assert_eq!(next.tell("news"), failed);
+    let standby = handed_over(&herd, &mut next);
+    assert_eq!(standby.told("epoch"), "3");
 }
 
 #[test]
 fn an_incumbent_that_dies_after_it_froze_is_not_needed_any_more() {
     let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
-    let mut standby = herd.supervisor();
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
-    incumbent.tell("quiesced");
-    standby.tell("take");
+    let mut standby = handed_over(&herd, &mut incumbent);
     herd.kill(incumbent.pid(), Signal::SIGKILL);
     herd.wait_for_end(incumbent.pid());
     standby.tell("ready");
@@ -459,44 +442,61 @@ fn an_incumbent_that_dies_after_it_froze_is_not_needed_any_more() {
 }
 
 #[test]
-fn a_standby_whose_last_word_is_ready_has_served() {
+fn a_successor_that_is_dead_when_it_is_named_changes_nothing() {
     let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
+    let pid = incumbent.ask_pid("try /proc/self/exe");
     let mut standby = herd.supervisor();
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
-    incumbent.tell("quiesced");
-    standby.tell("take");
-    // The keeper sees the death and the word at once.
-    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
-    standby.tell("ready");
-    herd.kill(standby.pid(), Signal::SIGKILL);
-    herd.wait_for_zombies(1);
-    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
-    assert_eq!(incumbent.tell("news"), "Upgraded");
+    standby.tell("prove");
+    assert_eq!(incumbent.tell("proved"), "true");
+    standby.say("exit-with 0");
+    assert_eq!(incumbent.tell("exit"), format!("1 {pid} Code(0)"));
+    incumbent.tell("hand-over");
+    // It may go on, if it can.
+    incumbent.tell("store 6");
+    herd.kill(incumbent.pid(), Signal::SIGKILL);
     let next = herd.supervisor();
-    assert_eq!((next.told("reason"), next.told("epoch")), ("Crash", "3"));
+    assert_eq!((next.told("epoch"), next.told("descriptors")), ("2", "6"));
 }
 
 #[test]
-fn a_second_upgrade_at_the_same_time_is_refused() {
+fn a_standby_whose_last_word_is_ready_has_served() {
     let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
-    let _standby = herd.supervisor();
-    incumbent.tell("upgrade /proc/self/exe");
-    assert_eq!(incumbent.tell("news"), "UpgradeFailed(UpgradeFailure { stage: Start, status: None })");
+    let mut standby = handed_over(&herd, &mut incumbent);
+    // The keeper sees the death and the words at once.
+    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
+    standby.tell("ready");
+    standby.tell("store 3");
+    herd.kill(standby.pid(), Signal::SIGKILL);
+    herd.wait_for_zombies(1);
+    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
+    assert_eq!(incumbent.tell("news"), "Relieved");
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch"), next.told("descriptors")), ("Crash", "3", "3"));
+}
+
+#[test]
+fn a_predecessor_that_stays_does_not_hold_the_next_upgrade_up() {
+    let (herd, mut first) = serving();
+    let mut second = handed_over(&herd, &mut first);
+    herd.kill(first.pid(), Signal::SIGSTOP);
+    second.tell("ready");
+    let mut third = handed_over(&herd, &mut second);
+    herd.wait_for_end(first.pid());
+    third.tell("ready");
+    while second.tell("news") != "Relieved" {}
+    third.tell("store 1");
 }
 
 #[test]
 fn a_stop_during_an_upgrade_is_told_to_whoever_serves_after_it() {
     let (herd, mut incumbent) = serving();
-    incumbent.tell("upgrade /proc/self/exe");
+    incumbent.tell("try /proc/self/exe");
     let mut standby = herd.supervisor();
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
+    standby.tell("prove");
+    assert_eq!(incumbent.tell("proved"), "true");
     herd.kill(herd.keeper_pid(), Signal::SIGTERM);
     assert_eq!(incumbent.tell("news"), "Stop");
-    incumbent.tell("quiesced");
+    incumbent.tell("hand-over");
     standby.tell("take");
     standby.tell("ready");
     assert_eq!(standby.tell("news"), "Stop");
@@ -506,18 +506,16 @@ fn a_stop_during_an_upgrade_is_told_to_whoever_serves_after_it() {
 
 #[test]
 fn the_program_before_is_tried_when_the_new_one_does_not_get_ready_three_times() {
-    let herd = Herd::start(|_| {});
-    let mut incumbent = herd.supervisor();
-    incumbent.tell("ready");
+    let (herd, mut incumbent) = serving();
     // A copy is another program to the keeper, and the same to this test.
     let copy = herd.home().join("copy");
     std::fs::copy("/proc/self/exe", &copy).unwrap();
-    incumbent.tell(&format!("upgrade {}", copy.display()));
+    incumbent.tell(&format!("try {}", copy.display()));
     let mut standby = herd.supervisor();
     assert_eq!(standby.told("program"), copy.canonicalize().unwrap().to_string_lossy());
-    standby.tell("valid");
-    assert_eq!(incumbent.tell("news"), "Quiesce");
-    incumbent.tell("quiesced");
+    standby.tell("prove");
+    assert_eq!(incumbent.tell("proved"), "true");
+    incumbent.tell("hand-over");
     standby.tell("take");
     standby.tell("ready");
     herd.kill(standby.pid(), Signal::SIGKILL);
@@ -559,7 +557,7 @@ fn a_keeper_is_renewed_in_place_and_its_supervisor_goes_on() {
     assert_eq!(next.told("program"), supervisor.told("program"), "the program of supervisors stays");
     assert_eq!(herd.open_descriptors(), open);
     let second = Herd::start_in(herd.home().to_owned(), |_| {});
-    assert_eq!(second.exit_code(), keeper::ALREADY_KEPT);
+    assert_eq!(second.exit_code(), keeper::start::ALREADY_KEPT);
     next.tell("ready");
     herd.kill(herd.keeper_pid(), Signal::SIGTERM);
     assert_eq!(next.tell("news"), "Stop");
@@ -579,6 +577,20 @@ fn a_keeper_that_cannot_be_renewed_stays_as_it_is() {
 }
 
 #[test]
+fn a_renewal_that_a_supervisor_asks_for_with_its_last_breath_costs_nothing() {
+    let (herd, mut supervisor) = serving();
+    supervisor.tell("store 5");
+    // The keeper sees the death and the words at once.
+    herd.kill(herd.keeper_pid(), Signal::SIGSTOP);
+    supervisor.tell("renew /proc/self/exe");
+    herd.kill(supervisor.pid(), Signal::SIGKILL);
+    herd.wait_for_zombies(1);
+    herd.kill(herd.keeper_pid(), Signal::SIGCONT);
+    let next = herd.supervisor();
+    assert_eq!((next.told("reason"), next.told("epoch"), next.told("descriptors")), ("Crash", "2", "5"));
+}
+
+#[test]
 fn a_supervisor_whose_keeper_dies_becomes_the_keeper() {
     let herd = Herd::start_with_stored(3);
     let mut supervisor = herd.supervisor();
@@ -592,7 +604,7 @@ fn a_supervisor_whose_keeper_dies_becomes_the_keeper() {
     assert_eq!((next.told("mixed_up"), next.told("open")), ("0", "0 1 2 3"));
     assert_eq!(next.told("store_limit"), supervisor.told("store_limit"));
     let second = Herd::start_in(herd.home().to_owned(), |_| {});
-    assert_eq!(second.exit_code(), keeper::ALREADY_KEPT, "the home stays locked");
+    assert_eq!(second.exit_code(), keeper::start::ALREADY_KEPT, "the home stays locked");
     next.tell("ready");
     let pid = next.ask_pid("spawn exit 3");
     assert_eq!(next.tell("exit"), format!("{} {pid} Code(3)", supervisor::LAST_EXIT + 1));
@@ -633,7 +645,9 @@ fn a_service_manager_hears_of_ready_well_and_stopping_and_nobody_else_of_it() {
         while all.last().is_none_or(|last| last != what) {
             all.push(heard());
         }
-        assert!(all[..all.len() - 1].iter().all(|other| other == "WATCHDOG=1"), "{all:?}");
+        // Also each later supervisor is told of, which changes nothing.
+        let is_known = |text: &String| text == "WATCHDOG=1" || text.starts_with("READY=1\n");
+        assert!(all[..all.len() - 1].iter().all(is_known), "{all:?}");
     };
     until(&format!("READY=1\nMAINPID={}", herd.keeper_pid()));
     herd.kill(supervisor.pid(), Signal::SIGKILL);
@@ -657,29 +671,23 @@ fn whoever_takes_a_dead_keepers_place_speaks_for_the_unit() {
         // SAFETY: this process is a fork and has one thread.
         unsafe { std::env::set_var("NOTIFY_SOCKET", &path) };
     });
+    let heard = || {
+        let mut text = [0; 64];
+        let length = manager.recv(&mut text).expect("nobody says anything");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
     let mut supervisor = herd.supervisor();
-    let environment = std::fs::read_to_string(format!("/proc/{}/environ", supervisor.pid())).unwrap();
-    let left: Vec<&str> = environment.split('\0').filter(|entry| entry.contains("NOTIFY_SOCKET")).collect();
-    let under_our_name = format!("HERDWIRE_NOTIFY_SOCKET={}", path.display());
-    assert_eq!(left, [under_our_name]);
     supervisor.tell("ready");
-    drop(herd);
-
-    let heir = Herd::start(|options| {
-        options.attached = true;
-        // SAFETY: this process is a fork and has one thread.
-        unsafe { std::env::set_var("HERDWIRE_NOTIFY_SOCKET", &path) };
-    });
-    let mut supervisor = heir.supervisor();
-    supervisor.tell("ready");
-    let expected = format!("READY=1\nMAINPID={}", heir.keeper_pid());
-    let mut text = [0; 64];
-    loop {
-        let length = manager.recv(&mut text).expect("the heir says nothing");
-        if text[..length] == *expected.as_bytes() {
-            break;
-        }
-    }
+    assert_eq!(heard(), format!("READY=1\nMAINPID={}", herd.keeper_pid()));
+    herd.kill(herd.keeper_pid(), Signal::SIGKILL);
+    supervisor.say("become-keeper");
+    let mut next = herd.supervisor();
+    assert_eq!(next.told("notify"), "false");
+    next.tell("ready");
+    assert_eq!(heard(), format!("READY=1\nMAINPID={}", supervisor.pid()));
+    herd.kill(supervisor.pid(), Signal::SIGTERM);
+    next.say("goodbye 0");
+    herd.wait_for_end(supervisor.pid());
 }
 
 /// A keeper with a supervisor that serves.

@@ -46,7 +46,7 @@ const IMPURE: [&str; 9] = [
 ];
 
 /// The most lines of a keeper.
-const KEEPER_LINES: usize = 1_633;
+const KEEPER_LINES: usize = 799;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -121,12 +121,17 @@ fn what_the_front_page_promises_as_a_file_is_there() {
 }
 
 /// Lines of code that the keeper's process consists of, and the contract that it shares with supervisors: formatted,
-/// without comments, blank lines and tests. What only a supervisor runs is not counted.
+/// without comments, blank lines and tests.
+///
+/// Not counted is what only others run: a supervisor (its side of the line, the names that it gives, the trial of its
+/// successor, the way to become the keeper), and the command that prepares a home before it becomes the keeper. Of what
+/// several rooms share (records with descriptors in `ipc`; pidfds and the start of a program by descriptor in
+/// `src/process/`) nothing is counted either: it is held to be right where it is.
 #[test]
 fn the_keeper_is_small_enough_to_be_reviewed_in_one_sitting() {
-    let supervisors_side = ["client.rs", "handle.rs", "heir.rs"];
+    let of_others = ["client.rs", "handle.rs", "heir.rs", "name.rs", "start.rs", "trial.rs"];
     let files = sources(&root().join("src/keeper"));
-    let counted = files.iter().filter(|file| !supervisors_side.iter().any(|other| file.ends_with(other)));
+    let counted = files.iter().filter(|file| !of_others.iter().any(|other| file.ends_with(other)));
     let lines: usize = counted.map(|file| code(file).lines().filter(|line| !line.trim().is_empty()).count()).sum();
     assert!(lines <= KEEPER_LINES, "the keeper has {lines} lines, more than {KEEPER_LINES}");
 }

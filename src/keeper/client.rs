@@ -24,11 +24,9 @@ use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::name::Name;
-use super::protocol::{self, PROTOCOL_VERSION, RECORD_BYTES, ToKeeper};
-pub use super::protocol::{Exit, ExitStatus, Reason, UpgradeFailure, UpgradeStage};
-
-/// Where a supervisor finds its end of the pair.
-pub const INHERITED: RawFd = 3;
+pub use super::protocol::Reason;
+use super::protocol::{MAX_RECORD_BYTES, Message, PROTOCOL_VERSION, Words, exit, hello, verb};
+use crate::process::program::LINE;
 
 /// The longest wait for the keeper to take one record.
 pub const SEND_LIMIT: Duration = Duration::from_secs(5);
@@ -42,14 +40,30 @@ pub enum FromKeeper {
     Stop,
     /// The store is full; the descriptor of this name is not in it.
     StoreRefused(Name),
-    /// Freeze, commit everything, then [`KeeperSender::quiesced`]: a standby is about to take over.
-    Quiesce,
-    /// The standby serves. Answer whoever asked for it, and exit.
-    Upgraded,
-    /// The upgrade came to nothing. One that is frozen answers whoever asked, and exits: it is started again.
-    UpgradeFailed(UpgradeFailure),
+    /// The successor that was named serves. Answer whoever asked for it, and exit.
+    Relieved,
     /// The keeper is gone. Nothing more will come.
     Gone,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// The end of one child of the keeper: an instance, or what an instance left behind, or a standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Counts the exits of this keeper, from 1, without gaps. The same exit has the same number however often it is told.
+    pub sequence: u64,
+    pub pid: u32,
+    /// Inode of the process's pidfd, which no other process of this boot has; 0 where the kernel has none (before 6.9).
+    pub pidfd_inode: u64,
+    pub status: ExitStatus,
 }
 
 /// What a supervisor is given when it starts.
@@ -69,15 +83,15 @@ pub struct Inheritance {
     pub descriptors: BTreeMap<Name, OwnedFd>,
     /// Exits that were not acknowledged, oldest first. Handle them after everything else is adopted.
     pub exits: Vec<Exit>,
+    /// All of the above that is a number, as the keeper said it: for a standby, and for whoever keeps next.
+    pub hello: Words,
 }
 
 /// The supervisor's end of the pair.
 #[derive(Debug)]
 pub struct KeeperLink {
     sender: KeeperSender,
-    buffer: Box<[u8; RECORD_BYTES]>,
-    /// What the keeper said first.
-    hello: Option<protocol::Hello>,
+    buffer: Box<[u8; MAX_RECORD_BYTES]>,
 }
 
 /// Speaks to the keeper; cheap to clone, for threads that store descriptors themselves.
@@ -94,13 +108,13 @@ impl KeeperLink {
     pub fn adopt_inherited() -> io::Result<KeeperLink> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         // SAFETY: only looked at, while nobody in this process can close it: its owner is made below, once.
-        let inherited = unsafe { BorrowedFd::borrow_raw(INHERITED) };
+        let inherited = unsafe { BorrowedFd::borrow_raw(LINE) };
         let is_ours = getsockopt(&inherited, sockopt::SockType).is_ok_and(|kind| kind == SockType::SeqPacket);
         if !is_ours || TAKEN.swap(true, Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "descriptor 3 is not a keeper's socket"));
         }
         // SAFETY: the keeper put its socket there for us, and the swap above makes this the only owner.
-        KeeperLink::from_socket(unsafe { OwnedFd::from_raw_fd(INHERITED) })
+        KeeperLink::from_socket(unsafe { OwnedFd::from_raw_fd(LINE) })
     }
 
     /// Speaks over `socket`, one end of a [`seqpacket::pair`].
@@ -112,34 +126,20 @@ impl KeeperLink {
         let limit = TimeVal::milliseconds(SEND_LIMIT.as_millis() as i64);
         setsockopt(&socket, sockopt::SendTimeout, &limit)?;
         let sender = KeeperSender { socket: Arc::new(socket) };
-        Ok(KeeperLink { sender, buffer: Box::new([0; RECORD_BYTES]), hello: None })
+        Ok(KeeperLink { sender, buffer: Box::new([0; MAX_RECORD_BYTES]) })
     }
 
-    /// Receives what the keeper hands over to a new supervisor. Blocks, for `limit` at most.
+    /// Receives what is handed over to a new supervisor. Blocks, for `limit` at most.
+    ///
+    /// A standby ([`Reason::Upgrade`]) does this twice. The first time it is the incumbent that speaks: the standby says
+    /// [`KeeperSender::ready`] if it could take over, drops all descriptors, and waits for its turn. Then the keeper
+    /// speaks, everything comes anew, as it is now that the incumbent has frozen, and this process serves: it has two
+    /// seconds to say again that it is ready.
     ///
     /// # Errors
-    /// `TimedOut`; `UnexpectedEof` when the keeper went away; `Unsupported` when it speaks another protocol;
+    /// `TimedOut`; `UnexpectedEof` when the other side went away; `Unsupported` when it speaks another protocol;
     /// `InvalidData` when descriptors were lost on the way (this process may open too few of them).
     pub fn inheritance(&mut self, limit: Duration) -> io::Result<Inheritance> {
-        self.collect(limit, None)
-    }
-
-    /// For a standby that has said [`KeeperSender::valid`] and dropped all descriptors of its first [`Inheritance`]:
-    /// waits for its turn, for `limit` at most, and receives everything anew, as it is now that the incumbent has
-    /// frozen. From then on this process serves, and has two seconds to say that it is ready.
-    ///
-    /// # Errors
-    /// As of [`KeeperLink::inheritance`]; `UnexpectedEof` also when the upgrade came to nothing.
-    ///
-    /// # Panics
-    /// Without an [`KeeperLink::inheritance`] before.
-    pub fn take(&mut self, limit: Duration) -> io::Result<Inheritance> {
-        let hello = self.hello.expect("a standby has received its inheritance before it takes over");
-        self.collect(limit, Some(hello))
-    }
-
-    /// Receives everything from `HELLO`, or from `TAKE` when the keeper has said hello before, up to `END`.
-    fn collect(&mut self, limit: Duration, known: Option<protocol::Hello>) -> io::Result<Inheritance> {
         let deadline = Instant::now() + limit;
         let mut inheritance: Option<Inheritance> = None;
         loop {
@@ -154,21 +154,16 @@ impl KeeperLink {
             if received.length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let message = protocol::FromKeeper::parse(&self.buffer[..received.length]);
-            match (message, &mut inheritance, known) {
-                (Some(protocol::FromKeeper::Hello(hello)), _, None) => {
-                    inheritance = Some(begin(hello)?);
-                    self.hello = Some(hello);
-                }
-                (Some(protocol::FromKeeper::Take), _, Some(hello)) => inheritance = Some(begin(hello)?),
-                (Some(protocol::FromKeeper::Descriptors(names)), Some(all), _) => {
+            let Some((message, names)) = Message::parse(&self.buffer[..received.length]) else { continue };
+            match (message.words, &mut inheritance) {
+                ([verb::HELLO, ..], _) => inheritance = Some(begin(message.words)?),
+                ([verb::DESCRIPTORS, ..], Some(all)) => {
                     let known = |(raw, descriptor)| Some((Name::from_bytes(raw)?, descriptor));
                     all.descriptors.extend(names.iter().zip(received.descriptors).filter_map(known));
                 }
-                (Some(protocol::FromKeeper::Exit(exit)), Some(all), _) => all.exits.push(exit),
-                (Some(protocol::FromKeeper::End), Some(_), _) => break,
-                // `STOP` and `REFUSED` come after `END`, what comes before `TAKE` will come again, and anything else is of
-                // a later keeper.
+                ([verb::EXIT, ..], Some(all)) => all.exits.push(exit_of(message.words)),
+                ([verb::END, ..], Some(_)) => break,
+                // `STOP` and `REFUSED` come after `END`, and anything else is of a later keeper.
                 _ => {}
             }
         }
@@ -192,16 +187,13 @@ impl KeeperLink {
                     _ => return Err(error),
                 },
             };
-            match protocol::FromKeeper::parse(&self.buffer[..received.length]) {
-                Some(protocol::FromKeeper::Exit(exit)) => return Ok(Some(FromKeeper::Exit(exit))),
-                Some(protocol::FromKeeper::Stop) => return Ok(Some(FromKeeper::Stop)),
-                Some(protocol::FromKeeper::Quiesce) => return Ok(Some(FromKeeper::Quiesce)),
-                Some(protocol::FromKeeper::Upgraded) => return Ok(Some(FromKeeper::Upgraded)),
-                Some(protocol::FromKeeper::UpgradeFailed(failure)) => {
-                    return Ok(Some(FromKeeper::UpgradeFailed(failure)));
-                }
-                Some(protocol::FromKeeper::Refused(raw)) => {
-                    if let Some(name) = Name::from_bytes(&raw) {
+            let Some((message, _)) = Message::parse(&self.buffer[..received.length]) else { continue };
+            match message.words[0] {
+                verb::EXIT => return Ok(Some(FromKeeper::Exit(exit_of(message.words)))),
+                verb::STOP => return Ok(Some(FromKeeper::Stop)),
+                verb::RELIEVED => return Ok(Some(FromKeeper::Relieved)),
+                verb::REFUSED => {
+                    if let Some(name) = Name::from_bytes(&message.name) {
                         return Ok(Some(FromKeeper::StoreRefused(name)));
                     }
                 }
@@ -301,7 +293,7 @@ impl KeeperSender {
     /// # Errors
     /// `TimedOut` when the keeper takes nothing for [`SEND_LIMIT`], `BrokenPipe` when it is gone.
     pub fn store(&self, name: Name, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        self.send(ToKeeper::Store(name.to_bytes()), &[descriptor])
+        self.send(Message { name: name.to_bytes(), ..Message::new([verb::STORE]) }, &[descriptor])
     }
 
     /// Has the keeper close what it holds under this name; nothing happens if it holds nothing.
@@ -309,7 +301,7 @@ impl KeeperSender {
     /// # Errors
     /// As of [`KeeperSender::store`].
     pub fn forget(&self, name: Name) -> io::Result<()> {
-        self.send(ToKeeper::Drop(name.to_bytes()), &[])
+        self.send(Message { name: name.to_bytes(), ..Message::new([verb::DROP]) }, &[])
     }
 
     /// Every exit up to and including `sequence` is committed.
@@ -317,7 +309,7 @@ impl KeeperSender {
     /// # Errors
     /// As of [`KeeperSender::store`].
     pub fn acknowledge(&self, sequence: u64) -> io::Result<()> {
-        self.send(ToKeeper::Acknowledge(sequence), &[])
+        self.send(Message::new([verb::ACKNOWLEDGE, sequence]), &[])
     }
 
     /// To be said once a second: a supervisor that says nothing for five is killed and replaced.
@@ -325,7 +317,7 @@ impl KeeperSender {
     /// # Errors
     /// As of [`KeeperSender::store`].
     pub fn alive(&self) -> io::Result<()> {
-        self.send(ToKeeper::Alive, &[])
+        self.send(Message::new([verb::ALIVE]), &[])
     }
 
     /// Everything is adopted and requests are answered. A death after this is followed by a successor at once.
@@ -333,7 +325,7 @@ impl KeeperSender {
     /// # Errors
     /// As of [`KeeperSender::store`].
     pub fn ready(&self) -> io::Result<()> {
-        self.send(ToKeeper::Ready, &[])
+        self.send(Message::new([verb::READY]), &[])
     }
 
     /// Everything has ended; this process is about to, and the keeper is to exit with `code`.
@@ -341,32 +333,16 @@ impl KeeperSender {
     /// # Errors
     /// As of [`KeeperSender::store`].
     pub fn goodbye(&self, code: i32) -> io::Result<()> {
-        self.send(ToKeeper::Goodbye(code), &[])
+        self.send(Message::new([verb::GOODBYE, code as u64]), &[])
     }
 
-    /// Has the keeper try `program` (open for execution) as our successor; what it says on stderr goes to `stderr`. The
-    /// outcome comes as [`FromKeeper::Quiesce`] and [`FromKeeper::Upgraded`], or [`FromKeeper::UpgradeFailed`].
+    /// Everything is committed and nothing will be touched: the process of this pid, a child of the keeper that waits for the
+    /// keeper to speak over `line`, is to serve in our place. The outcome comes as [`FromKeeper::Relieved`], or as its exit.
     ///
     /// # Errors
     /// As of [`KeeperSender::store`].
-    pub fn upgrade(&self, program: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
-        self.send(ToKeeper::Upgrade, &[program, stderr])
-    }
-
-    /// Everything is committed and nothing will be touched.
-    ///
-    /// # Errors
-    /// As of [`KeeperSender::store`].
-    pub fn quiesced(&self) -> io::Result<()> {
-        self.send(ToKeeper::Quiesced, &[])
-    }
-
-    /// This standby could take over.
-    ///
-    /// # Errors
-    /// As of [`KeeperSender::store`].
-    pub fn valid(&self) -> io::Result<()> {
-        self.send(ToKeeper::Valid, &[])
+    pub fn succeed(&self, pid: u32, line: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(Message::new([verb::SUCCEED, pid.into()]), &[line])
     }
 
     /// Has the keeper replace itself by `program`, in place.
@@ -374,11 +350,11 @@ impl KeeperSender {
     /// # Errors
     /// As of [`KeeperSender::store`].
     pub fn renew(&self, program: BorrowedFd<'_>) -> io::Result<()> {
-        self.send(ToKeeper::Renew, &[program])
+        self.send(Message::new([verb::RENEW]), &[program])
     }
 
-    fn send(&self, message: ToKeeper, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let sent = seqpacket::send(self.socket.as_fd(), message.to_record().as_bytes(), descriptors, Wait::Block);
+    fn send(&self, message: Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let sent = seqpacket::send(self.socket.as_fd(), &message.to_record(&[]), descriptors, Wait::Block);
         sent.map_err(|error| match error.kind() {
             // The socket blocks, with a limit of its own; that is how the kernel says that it has passed.
             io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
@@ -387,19 +363,39 @@ impl KeeperSender {
     }
 }
 
-fn begin(hello: protocol::Hello) -> io::Result<Inheritance> {
-    if hello.protocol != PROTOCOL_VERSION {
-        let text = format!("the keeper speaks protocol {}, this supervisor {PROTOCOL_VERSION}", hello.protocol);
+fn begin(hello: Words) -> io::Result<Inheritance> {
+    if hello[hello::PROTOCOL] != PROTOCOL_VERSION {
+        let text = format!("the keeper speaks protocol {}, this supervisor {PROTOCOL_VERSION}", hello[hello::PROTOCOL]);
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
     Ok(Inheritance {
-        epoch: hello.epoch,
-        keeper_pid: hello.keeper_pid,
-        reason: hello.reason,
-        foreground: hello.foreground,
-        store_limit: hello.store_limit,
-        descriptor_limit: hello.descriptor_limit,
+        epoch: hello[hello::EPOCH],
+        keeper_pid: hello[hello::KEEPER_PID] as u32,
+        reason: reason_of(hello[hello::REASON]),
+        foreground: hello[hello::FOREGROUND] != 0,
+        store_limit: hello[hello::STORE_LIMIT] as u32,
+        descriptor_limit: hello[hello::DESCRIPTOR_LIMIT],
         descriptors: BTreeMap::new(),
         exits: Vec::new(),
+        hello,
     })
+}
+
+fn reason_of(number: u64) -> Reason {
+    let known = [Reason::First, Reason::Hang, Reason::Upgrade].into_iter().find(|reason| *reason as u64 == number);
+    // A reason of a later keeper is still some kind of crash to us: there is something to adopt.
+    known.unwrap_or(Reason::Crash)
+}
+
+fn exit_of(words: Words) -> Exit {
+    let status = words[exit::STATUS] as i32;
+    Exit {
+        sequence: words[exit::SEQUENCE],
+        pid: words[exit::PID] as u32,
+        pidfd_inode: words[exit::PIDFD_INODE],
+        status: match status & 0x7f {
+            0 => ExitStatus::Code(status >> 8 & 0xff),
+            signal => ExitStatus::Signal(signal),
+        },
+    }
 }

@@ -13,12 +13,14 @@
 //! - As large as the store at most, plus what was refused.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::client::KeeperSender;
-use super::name::Name;
+use super::name::{Kind, Name};
 
 /// Where descriptors are kept. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -60,6 +62,30 @@ impl Store {
             tracing::error!("the keeper does not let go of {name}: {error}");
         }
         drop(self.mirror().remove(&name));
+    }
+
+    /// Has the keeper start supervisors of the program that we are, which has just got ready. The one that it had so far is
+    /// started when this one fails.
+    ///
+    /// # Errors
+    /// It cannot be told which programs these are.
+    pub fn keep_program(&self) -> io::Result<()> {
+        let [now, before] = [0, 1].map(|part| Name::part(Kind::Supervisor, 0, part, 0));
+        let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        let own = File::options().read(true).custom_flags(nix::libc::O_PATH).open("/proc/self/exe")?;
+        if let Some(kept) = self.copy(now).map(File::from) {
+            if identity(&kept)? == identity(&own)? {
+                return Ok(());
+            }
+            self.keep(before, kept.as_fd());
+        }
+        self.keep(now, own.as_fd());
+        Ok(())
+    }
+
+    /// All that is kept, for a standby, by `look`.
+    pub fn look<T>(&self, look: impl FnOnce(&BTreeMap<Name, OwnedFd>) -> T) -> T {
+        look(&self.mirror())
     }
 
     /// A copy of what is kept under this name, if anything is.

@@ -12,15 +12,13 @@ use herdwire_ipc::seqpacket::{self, MAX_DESCRIPTORS, Wait};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 
-use super::protocol::{FromKeeper, Hello, RECORD_BYTES, RawName, ToKeeper};
+use super::protocol::exit::SEQUENCE;
+use super::protocol::{MAX_RECORD_BYTES, Message, NAME_BYTES, RawName, Words, verb};
 use super::tables::{Exits, Store};
 
 /// The most news that wait to be told. With more (refusals, of which a full store makes many), the supervisor is not
 /// listened to until it has heard them.
 const NEWS: usize = 1024;
-
-/// What a supervisor says: the message, unless it is of a later release, and its descriptors.
-pub(super) type Said = (Option<ToKeeper>, Vec<OwnedFd>);
 
 /// The keeper's end of a socket pair.
 #[derive(Debug)]
@@ -30,56 +28,37 @@ pub(super) struct Line {
     stage: Stage,
     /// The last exit that it was told.
     exits_told: u64,
-    news: VecDeque<FromKeeper<'static>>,
-    told: Told,
+    news: VecDeque<Message>,
+    /// Why not everything is told.
+    pub blocked: Option<Errno>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The message before everything else: `HELLO` or `TAKE`.
-    First(FromKeeper<'static>),
+    Hello(Words),
     /// Descriptors after this name.
-    Descriptors(Option<RawName>),
+    Descriptors(RawName),
     /// Exits that were not acknowledged, then `END`.
     Exits,
     News,
 }
 
-/// How telling went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    /// There is nothing more to say.
-    All,
-    /// The socket is full; it will say when it is not.
-    Later,
-    /// The kernel has no room for what is on its way; only trying again shows when it has.
-    Retry,
-    /// Nobody listens any more.
-    Gone,
-}
-
 impl Line {
     /// To a supervisor that knows nothing yet.
-    pub fn new(socket: OwnedFd, hello: Hello) -> Line {
-        Line { stage: Stage::First(FromKeeper::Hello(hello)), ..Line::resumed(socket) }
+    pub fn new(socket: OwnedFd, hello: Words) -> Line {
+        Line { stage: Stage::Hello(hello), ..Line::resumed(socket) }
     }
 
     /// To a supervisor that an earlier program of this process has told everything. Exits are told again.
     pub fn resumed(socket: OwnedFd) -> Line {
         let news = VecDeque::with_capacity(NEWS + 8);
-        Line { socket: Some(socket), stage: Stage::News, exits_told: 0, news, told: Told::All }
-    }
-
-    /// Has it take over: everything is told anew.
-    pub fn take(&mut self) {
-        self.news.clear();
-        (self.stage, self.exits_told) = (Stage::First(FromKeeper::Take), 0);
+        Line { socket: Some(socket), stage: Stage::News, exits_told: 0, news, blocked: None }
     }
 
     /// Has it told this, after everything else. A refusal beyond the limit, which only one that is dead by now can get
     /// to, nobody hears; of other news there are never more than a few.
-    pub fn say(&mut self, news: FromKeeper<'static>) {
-        if !(self.must_be_heard() && matches!(news, FromKeeper::Refused(_))) {
+    pub fn say(&mut self, news: Message) {
+        if !(self.must_be_heard() && news.words[0] == verb::REFUSED) {
             self.news.push_back(news);
         }
     }
@@ -89,97 +68,83 @@ impl Line {
         self.news.len() >= NEWS
     }
 
-    /// The socket, while the other end is open.
-    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd)
-    }
-
-    pub fn hang_up(&mut self) {
-        self.socket = None;
-    }
-
-    /// How telling went the last time.
-    pub fn told(&self) -> Told {
-        self.told
-    }
-
-    /// Whether nothing is on its way to a supervisor that listens.
-    pub fn has_told_all(&self) -> bool {
-        self.socket.is_some() && matches!(self.stage, Stage::News) && self.news.is_empty() && self.told == Told::All
+    /// The socket of a supervisor that listens, when nothing is on its way to it.
+    pub fn quiet(&self) -> Option<BorrowedFd<'_>> {
+        let all_told = self.stage == Stage::News && self.news.is_empty() && self.blocked.is_none();
+        self.socket.as_ref().filter(|_| all_told).map(AsFd::as_fd)
     }
 
     /// What there is to wait for.
     pub fn interest(&self) -> Option<PollFd<'_>> {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, !self.must_be_heard());
-        events.set(PollFlags::POLLOUT, self.told == Told::Later);
-        Some(PollFd::new(self.socket()?, events))
+        // Whether the kernel has room again for descriptors on their way, only another try shows.
+        events.set(PollFlags::POLLOUT, self.blocked == Some(Errno::EAGAIN));
+        Some(PollFd::new(self.socket.as_ref()?.as_fd(), events))
     }
 
-    /// What it said next; `None` when there is nothing now.
-    pub fn hear(&mut self) -> Option<Said> {
-        let mut buffer = [0; RECORD_BYTES];
-        match seqpacket::receive(self.socket()?, &mut buffer, Wait::Never) {
+    /// What it said next, if it can be read, with the descriptors; `None` when there is nothing now.
+    pub fn hear(&mut self) -> Option<(Option<Message>, Vec<OwnedFd>)> {
+        let mut buffer = [0; MAX_RECORD_BYTES];
+        let message = |record| Message::parse(record).map(|(message, _)| message);
+        match seqpacket::receive(self.socket.as_ref()?.as_fd(), &mut buffer, Wait::Never) {
             Ok(received) if received.length > 0 => {
-                return Some((ToKeeper::parse(&buffer[..received.length]), received.descriptors));
+                return Some((message(&buffer[..received.length]), received.descriptors));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Its descriptors were lost on the way; of what it was, only the name is left.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Some((ToKeeper::parse(&buffer), Vec::new()));
-            }
-            Ok(_) | Err(_) => self.hang_up(),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Some((message(&buffer), Vec::new())),
+            Ok(_) | Err(_) => self.socket = None,
         }
         None
     }
 
     /// Tells as much as the socket takes.
-    pub fn tell(&mut self, store: &Store, exits: &Exits) -> Told {
-        self.told = loop {
+    pub fn tell(&mut self, store: &Store, exits: &Exits) {
+        self.blocked = loop {
             match self.tell_one(store, exits) {
                 Ok(true) => {}
-                Ok(false) => break Told::All,
-                Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                    Some(Errno::EAGAIN) => break Told::Later,
-                    Some(Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM) => break Told::Retry,
-                    _ => break Told::Gone,
-                },
+                Ok(false) => break None,
+                Err(error) => break error.raw_os_error().map(Errno::from_raw),
             }
         };
-        self.told
+        if let Some(Errno::EPIPE | Errno::ECONNRESET) = self.blocked {
+            // Nobody listens any more. What it said before still counts, and must not wait for this to be heard.
+            self.news.clear();
+        }
     }
 
     /// Tells the next thing; false when there is none.
     fn tell_one(&mut self, store: &Store, exits: &Exits) -> io::Result<bool> {
         let Some(socket) = &self.socket else { return Ok(false) };
-        let say = |message: FromKeeper<'_>, descriptors: &[BorrowedFd<'_>]| {
-            seqpacket::send(socket.as_fd(), message.to_record().as_bytes(), descriptors, Wait::Never)
+        let say = |message: Message, names: &[RawName], descriptors: &[BorrowedFd<'_>]| {
+            seqpacket::send(socket.as_fd(), &message.to_record(names), descriptors, Wait::Never)
         };
         match self.stage {
-            Stage::First(message) => {
-                say(message, &[])?;
-                self.stage = Stage::Descriptors(None);
+            Stage::Hello(hello) => {
+                say(Message::new(hello), &[], &[])?;
+                self.stage = Stage::Descriptors([0; NAME_BYTES]);
             }
             Stage::Descriptors(after) => {
-                let batch = store.after(after.as_ref()).take(MAX_DESCRIPTORS);
+                let batch = store.after(&after).take(MAX_DESCRIPTORS);
                 let (names, descriptors): (Vec<RawName>, Vec<BorrowedFd<'_>>) = batch.unzip();
                 self.stage = match names.last() {
                     None => Stage::Exits,
                     Some(last) => {
-                        say(FromKeeper::Descriptors(&names), &descriptors)?;
-                        Stage::Descriptors(Some(*last))
+                        say(Message::new([verb::DESCRIPTORS]), &names, &descriptors)?;
+                        Stage::Descriptors(*last)
                     }
                 };
             }
             Stage::Exits | Stage::News => {
                 if let Some(exit) = exits.after(self.exits_told) {
-                    say(FromKeeper::Exit(*exit), &[])?;
-                    self.exits_told = exit.sequence;
-                } else if matches!(self.stage, Stage::Exits) {
-                    say(FromKeeper::End, &[])?;
+                    say(Message::new(*exit), &[], &[])?;
+                    self.exits_told = exit[SEQUENCE];
+                } else if self.stage == Stage::Exits {
+                    say(Message::new([verb::END]), &[], &[])?;
                     self.stage = Stage::News;
                 } else if let Some(news) = self.news.front() {
-                    say(*news, &[])?;
+                    say(*news, &[], &[])?;
                     self.news.pop_front();
                 } else {
                     return Ok(false);
@@ -198,45 +163,28 @@ mod tests {
     use super::*;
     use crate::keeper::client::{FromKeeper as News, KeeperLink};
     use crate::keeper::name::{Kind, Name};
-    use crate::keeper::protocol::{Exit, ExitStatus, PROTOCOL_VERSION, Reason};
+    use crate::keeper::protocol::PROTOCOL_VERSION;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    fn hello() -> Hello {
-        Hello {
-            protocol: PROTOCOL_VERSION,
-            reason: Reason::First,
-            foreground: false,
-            epoch: 1,
-            keeper_pid: 2,
-            store_limit: 3,
-            descriptor_limit: 4,
-        }
+    fn hello() -> Words {
+        [verb::HELLO, PROTOCOL_VERSION, 0, 0, 2, 1, 4, 3, 0, 0]
     }
 
     fn new(socket: OwnedFd) -> Line {
         Line::new(socket, hello())
     }
 
-    fn exits(count: u32) -> Exits {
-        let mut exits = Exits::new(0, Vec::new());
-        for pid in 1..=count {
-            exits.record(Exit {
-                sequence: 0,
-                pid,
-                pidfd_inode: 0,
-                status: ExitStatus::Code(pid as i32),
-                user_time: Duration::ZERO,
-                system_time: Duration::ZERO,
-            });
-        }
+    fn exits(count: u64) -> Exits {
+        let mut exits = Exits::new(0);
+        (1..=count).for_each(|pid| exits.record(Message::new([verb::EXIT, 0, pid]).words));
         exits
     }
 
     fn store(count: u32) -> Store {
         let mut store = Store::new(1000);
         for owner in 0..count {
-            store.put(Name::new(Kind::Pidfd, owner, 1).to_bytes(), File::open("/dev/null").unwrap().into()).unwrap();
+            assert!(store.put(Name::new(Kind::Pidfd, owner, 1).to_bytes(), File::open("/dev/null").unwrap().into()));
         }
         store
     }
@@ -275,7 +223,7 @@ mod tests {
         let mut store = store(3);
         let mut later = Name::new(Kind::Pidfd, 1, 0).to_bytes();
         later[0] = 200;
-        store.put(later, File::open("/dev/zero").unwrap().into()).unwrap();
+        assert!(store.put(later, File::open("/dev/zero").unwrap().into()));
         let inheritance = told_to(new, &store, &exits(0), |mut link| link.inheritance(LIMIT)).unwrap();
         assert_eq!(inheritance.descriptors.len(), 3);
         for descriptor in inheritance.descriptors.into_values() {
@@ -289,7 +237,8 @@ mod tests {
         let (ours, theirs) = seqpacket::pair().unwrap();
         let (store, exits) = (store(1), exits(4096));
         let mut line = new(ours);
-        assert_eq!(line.tell(&store, &exits), Told::Later);
+        line.tell(&store, &exits);
+        assert_eq!(line.blocked, Some(Errno::EAGAIN));
         let mut link = KeeperLink::from_socket(theirs).unwrap();
         let listener = std::thread::spawn(move || link.inheritance(LIMIT).unwrap().exits.len());
         while !listener.is_finished() {
@@ -302,8 +251,8 @@ mod tests {
     fn stop_and_refusals_come_after_the_inheritance() {
         let with_news = |socket| {
             let mut line = new(socket);
-            line.say(FromKeeper::Stop);
-            line.say(FromKeeper::Refused(Name::new(Kind::Out, 7, 8).to_bytes()));
+            line.say(Message::new([verb::STOP]));
+            line.say(Message { name: Name::new(Kind::Out, 7, 8).to_bytes(), ..Message::new([verb::REFUSED]) });
             line
         };
         let news = told_to(with_news, &store(0), &exits(1), |mut link| {
@@ -318,24 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_that_takes_over_is_given_everything_anew() {
-        let (ours, theirs) = seqpacket::pair().unwrap();
-        let (mut line, mut link) = (new(ours), KeeperLink::from_socket(theirs).unwrap());
-        line.tell(&store(2), &exits(1));
-        assert_eq!(link.inheritance(LIMIT).unwrap().descriptors.len(), 2);
-        line.say(FromKeeper::Refused(Name::new(Kind::Out, 7, 8).to_bytes()));
-        line.take();
-        line.say(FromKeeper::Stop);
-        line.tell(&store(3), &exits(2));
-        let taken = link.take(LIMIT).unwrap();
-        assert_eq!((taken.epoch, taken.descriptors.len(), taken.exits.len()), (1, 3, 2));
-        assert_eq!(link.try_receive().unwrap(), Some(News::Stop));
-    }
-
-    #[test]
     fn a_listener_that_went_away_is_noticed() {
         let (ours, theirs) = seqpacket::pair().unwrap();
         drop(theirs);
-        assert_eq!(new(ours).tell(&store(1), &exits(1)), Told::Gone);
+        let mut line = new(ours);
+        line.tell(&store(1), &exits(1));
+        assert_eq!(line.blocked, Some(Errno::EPIPE));
+        assert!(line.hear().is_none() && line.interest().is_none());
     }
 }

@@ -4,8 +4,7 @@
 
 use std::fmt;
 
-/// Bytes of a name on the wire.
-pub const NAME_BYTES: usize = 16;
+use super::protocol::{NAME_BYTES, RawName};
 
 macro_rules! kinds {
     ($($(#[$about:meta])* $kind:ident = $number:literal,)*) => {
@@ -69,6 +68,10 @@ kinds! {
     Program = 19,
     /// What changed last, for those who watch: a memfd. `owner` 0.
     Journal = 20,
+    /// The program that the keeper starts supervisors with (`part` 0), and the one before it that got ready (`part` 1).
+    Supervisor = 21,
+    /// A socket that is connected to the service manager. `owner` 0.
+    Service = 22,
 }
 
 /// A name in the store.
@@ -92,7 +95,7 @@ impl Name {
     }
 
     /// The name as it travels.
-    pub fn to_bytes(self) -> [u8; NAME_BYTES] {
+    pub fn to_bytes(self) -> RawName {
         let mut bytes = [0; NAME_BYTES];
         bytes[0..2].copy_from_slice(&(self.kind as u16).to_le_bytes());
         bytes[2..4].copy_from_slice(&self.part.to_le_bytes());
@@ -102,7 +105,7 @@ impl Name {
     }
 
     /// Reads a name; `None` for a kind of a later version.
-    pub fn from_bytes(bytes: &[u8; NAME_BYTES]) -> Option<Name> {
+    pub fn from_bytes(bytes: &RawName) -> Option<Name> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         Some(Name {
             kind: Kind::from_number(u16::from_le_bytes([bytes[0], bytes[1]]))?,
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_kind_comes_back_and_an_unknown_one_does_not() {
-        for number in 1..=20 {
+        for number in 1..=22 {
             let kind = Kind::from_number(number).unwrap();
             assert_eq!(kind as u16, number);
             let name = Name::part(kind, 70_000, 255, 3);
@@ -134,5 +137,14 @@ mod tests {
         let mut bytes = Name::new(Kind::State, 0, 0).to_bytes();
         bytes[0] = 99;
         assert_eq!(Name::from_bytes(&bytes), None);
+    }
+
+    #[test]
+    fn the_keeper_knows_these_names() {
+        use crate::keeper::protocol::{PIDFD, PROGRAM, PROGRAM_BEFORE, SERVICE};
+        assert!(Name::new(Kind::Pidfd, 7, 3).to_bytes().starts_with(&PIDFD));
+        assert_eq!(Name::new(Kind::Supervisor, 0, 0).to_bytes(), PROGRAM);
+        assert_eq!(Name::part(Kind::Supervisor, 0, 1, 0).to_bytes(), PROGRAM_BEFORE);
+        assert_eq!(Name::new(Kind::Service, 0, 0).to_bytes(), SERVICE);
     }
 }

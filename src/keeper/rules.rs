@@ -1,10 +1,9 @@
-//! When a dead supervisor is replaced, when a silent one is taken for dead, and how long an upgrade may take. Pure: the
-//! time is handed in.
+//! When a dead supervisor is replaced, and when a silent one is taken for dead. Pure: the time is handed in.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::protocol::UpgradeStage;
+use nix::sys::signal::Signal;
 
 /// Seconds without a word after which a supervisor is taken to hang.
 const SILENCE: u32 = 5;
@@ -29,49 +28,40 @@ const BEFORE_READY: usize = 5;
 const OF_ONE_PROGRAM: usize = 3;
 
 /// How soon a supervisor is replaced, and by which program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Restarts {
+    /// The times of the last deaths after READY, and before it; no more than one more than are free.
     after_ready: VecDeque<Instant>,
     before_ready: VecDeque<Instant>,
-    of_this_program: VecDeque<Instant>,
 }
 
 impl Restarts {
+    pub fn new() -> Restarts {
+        let with_room = |free| VecDeque::with_capacity(free + 1);
+        Restarts { after_ready: with_room(AFTER_READY), before_ready: with_room(BEFORE_READY) }
+    }
+
     /// A supervisor died; how long its successor has to wait.
     pub fn pause(&mut self, was_ready: bool, now: Instant) -> Duration {
-        let too_many = match was_ready {
-            true => are_too_many(&mut self.after_ready, AFTER_READY, now),
-            false => are_too_many(&mut self.before_ready, BEFORE_READY, now),
+        let (deaths, free) = match was_ready {
+            true => (&mut self.after_ready, AFTER_READY),
+            false => (&mut self.before_ready, BEFORE_READY),
         };
-        if too_many { PAUSE } else { Duration::ZERO }
+        deaths.retain(|death| now.duration_since(*death) < WINDOW);
+        deaths.truncate(free);
+        deaths.push_front(now);
+        if deaths.len() > free { PAUSE } else { Duration::ZERO }
     }
 
-    /// A supervisor died before it was ready; whether its program has failed often enough to try the other one, for
-    /// which the count begins anew.
-    pub fn gives_program_up(&mut self, now: Instant) -> bool {
-        let given_up = are_too_many(&mut self.of_this_program, OF_ONE_PROGRAM - 1, now);
-        if given_up {
-            self.of_this_program.clear();
-        }
-        given_up
+    /// Whether its program has failed often enough to try another one.
+    pub fn gives_program_up(&self) -> bool {
+        self.before_ready.len() >= OF_ONE_PROGRAM
     }
-}
 
-/// How long a stage of an upgrade may take.
-pub(super) fn limit(stage: UpgradeStage) -> Duration {
-    match stage {
-        // It reads the state of a thousand instances on a busy machine, and nobody waits for it.
-        UpgradeStage::Start | UpgradeStage::Validation => Duration::from_secs(10),
-        // From here on nobody serves.
-        UpgradeStage::Freeze | UpgradeStage::Takeover => Duration::from_secs(2),
+    /// Another program is tried: it has done nothing yet.
+    pub fn forgive(&mut self) {
+        self.before_ready.clear();
     }
-}
-
-/// Counts a death; whether there are more than `free` in the window. No more than these are remembered.
-fn are_too_many(deaths: &mut VecDeque<Instant>, free: usize, now: Instant) -> bool {
-    deaths.push_back(now);
-    let before = if deaths.len() > free { deaths.pop_front() } else { None };
-    before.is_some_and(|death| now.duration_since(death) < WINDOW)
 }
 
 /// Whether a supervisor hangs. Counts the seconds that the keeper itself saw pass, not the clock's, so that a machine
@@ -79,18 +69,7 @@ fn are_too_many(deaths: &mut VecDeque<Instant>, free: usize, now: Instant) -> bo
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     silent: u32,
-    limit_reached: bool,
-}
-
-/// What is to be done about a supervisor that hangs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing.
-    Alive,
-    /// It is to end and to leave a core behind.
-    Abort,
-    /// It had a second for that.
-    Kill,
+    gave_up: bool,
 }
 
 impl Watch {
@@ -99,23 +78,18 @@ impl Watch {
         self.silent = 0;
     }
 
-    /// A second went by.
-    pub fn second(&mut self, excused: bool) -> Verdict {
+    /// A second went by; what to send it, if anything: it is to end and leave a core behind, and has a second for that.
+    pub fn second(&mut self, excused: bool) -> Option<Signal> {
         self.silent += 1;
         let limit = if excused { EXCUSED_SILENCE } else { SILENCE };
-        match (self.limit_reached, self.silent >= limit) {
-            (true, _) => Verdict::Kill,
-            (false, true) => {
-                self.limit_reached = true;
-                Verdict::Abort
-            }
-            (false, false) => Verdict::Alive,
-        }
+        let signal = if self.gave_up { Signal::SIGKILL } else { Signal::SIGABRT };
+        self.gave_up |= self.silent >= limit;
+        self.gave_up.then_some(signal)
     }
 
     /// Whether it was given up.
     pub fn gave_up(&self) -> bool {
-        self.limit_reached
+        self.gave_up
     }
 }
 
@@ -128,7 +102,7 @@ mod tests {
     #[test]
     fn a_supervisor_that_was_ready_is_replaced_at_once_up_to_thirty_times_in_ten_seconds() {
         let start = Instant::now();
-        let mut restarts = Restarts::default();
+        let mut restarts = Restarts::new();
         for death in 0..30 {
             assert_eq!(restarts.pause(true, start + Duration::from_millis(death)), NOW);
         }
@@ -139,7 +113,7 @@ mod tests {
     #[test]
     fn one_that_dies_before_ready_is_tried_five_times_and_then_once_a_second_for_ever() {
         let mut now = Instant::now();
-        let mut restarts = Restarts::default();
+        let mut restarts = Restarts::new();
         let pauses: Vec<Duration> = (0..1000)
             .map(|_| {
                 let pause = restarts.pause(false, now);
@@ -155,8 +129,15 @@ mod tests {
     #[test]
     fn the_other_program_is_tried_after_three_deaths_before_ready_within_ten_seconds() {
         let start = Instant::now();
-        let mut restarts = Restarts::default();
-        let mut at = |millis| restarts.gives_program_up(start + Duration::from_millis(millis));
+        let mut restarts = Restarts::new();
+        let mut at = |millis| {
+            restarts.pause(false, start + Duration::from_millis(millis));
+            let given_up = restarts.gives_program_up();
+            if given_up {
+                restarts.forgive();
+            }
+            given_up
+        };
         assert_eq!([at(0), at(9_000), at(10_001)], [false; 3], "the first one is too long ago");
         assert!(at(11_000), "the third since 9 s");
         assert_eq!([at(11_001), at(11_002), at(11_003)], [false, false, true], "the other one has three again");
@@ -167,27 +148,27 @@ mod tests {
         let mut watch = Watch::default();
         for _ in 0..3 {
             for _ in 0..4 {
-                assert_eq!(watch.second(false), Verdict::Alive);
+                assert_eq!(watch.second(false), None);
             }
             watch.heard();
         }
-        let verdicts: Vec<Verdict> = (0..7).map(|_| watch.second(false)).collect();
-        assert_eq!(verdicts[3..], [Verdict::Alive, Verdict::Abort, Verdict::Kill, Verdict::Kill]);
+        let verdicts: Vec<Option<Signal>> = (0..7).map(|_| watch.second(false)).collect();
+        assert_eq!(verdicts[3..], [None, Some(Signal::SIGABRT), Some(Signal::SIGKILL), Some(Signal::SIGKILL)]);
         assert!(watch.gave_up());
     }
 
     #[test]
     fn a_word_after_the_verdict_does_not_help() {
         let mut watch = Watch::default();
-        while watch.second(false) != Verdict::Abort {}
+        while watch.second(false) != Some(Signal::SIGABRT) {}
         watch.heard();
-        assert_eq!(watch.second(false), Verdict::Kill);
+        assert_eq!(watch.second(false), Some(Signal::SIGKILL));
     }
 
     #[test]
     fn one_that_has_a_reason_to_be_silent_has_half_a_minute() {
         let mut watch = Watch::default();
-        assert_eq!((0..29).find(|_| watch.second(true) != Verdict::Alive), None);
-        assert_eq!(watch.second(true), Verdict::Abort);
+        assert_eq!((0..29).find(|_| watch.second(true).is_some()), None);
+        assert_eq!(watch.second(true), Some(Signal::SIGABRT));
     }
 }

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::spawn::Parent;
-use super::sys::SignalsBlocked;
+use super::sys::{SignalsBlocked, reset_signals};
 
 const STACK_BYTES: usize = 64 * 1024;
 const FLAGS: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
@@ -30,8 +30,11 @@ pub struct Plan<'a> {
     pub descriptors: Vec<(RawFd, BorrowedFd<'a>)>,
     /// The binary to execute.
     pub binary: BorrowedFd<'a>,
-    /// Its arguments, its name first. Its environment is empty.
+    /// Its arguments, its name first.
     pub args: Vec<CString>,
+    /// Its environment, for one that begins at once, and therefore with default signals. `None` for a stage: it has none, and
+    /// all signals blocked until it has made itself ready.
+    pub environment: Option<Vec<CString>>,
     /// The child's name until then.
     pub name: CString,
     /// Whose child it is.
@@ -66,6 +69,7 @@ struct Shared<'a> {
     binary: RawFd,
     args: *const *const c_char,
     environment: *const *const c_char,
+    begins_at_once: bool,
     name: &'a CStr,
     failure: Option<(&'static str, c_int)>,
 }
@@ -75,14 +79,17 @@ pub fn give_birth(plan: &Plan<'_>) -> Result<Born, Stillborn> {
     let mut moves: Vec<(RawFd, RawFd)> =
         plan.descriptors.iter().map(|(target, source)| (*target, source.as_raw_fd())).collect();
     let beyond = moves.iter().map(|(target, _)| target + 1).max().unwrap_or(0);
-    let args: Vec<*const c_char> = plan.args.iter().map(|arg| arg.as_ptr()).chain([std::ptr::null()]).collect();
-    let environment = [std::ptr::null()];
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, environment) = (pointers(&plan.args), pointers(plan.environment.as_deref().unwrap_or_default()));
     let mut shared = Shared {
         moves: &mut moves,
         beyond,
         binary: plan.binary.as_raw_fd(),
         args: args.as_ptr(),
         environment: environment.as_ptr(),
+        begins_at_once: plan.environment.is_some(),
         name: &plan.name,
         failure: None,
     };
@@ -233,6 +240,10 @@ extern "C" fn child(shared: *mut c_void) -> c_int {
     // SAFETY: `give_birth` passes its `Shared`, which outlives us, and touches it again only after we are gone.
     let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
     let failed = prepare(shared.moves, shared.beyond, &mut shared.binary, shared.name).err().unwrap_or_else(|| {
+        if shared.begins_at_once {
+            // No handler is left by the time that a signal comes through.
+            reset_signals();
+        }
         // SAFETY: arguments and environment are null-terminated arrays of C strings that `give_birth` holds.
         unsafe {
             libc::syscall(

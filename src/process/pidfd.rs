@@ -69,6 +69,13 @@ impl Pidfd {
         Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
     }
 
+    /// The same, where it tells this process from all others: `None` on kernels without pidfs.
+    pub fn identity(&self) -> Option<u64> {
+        const PIDFS: u64 = 0x5049_4446;
+        let on_pidfs = nix::sys::statfs::fstatfs(&self.fd).ok()?.filesystem_type().0 as u64 == PIDFS;
+        on_pidfs.then(|| self.inode().ok())?
+    }
+
     /// Whether it has ended, reaped or not.
     pub fn is_dead(&self) -> bool {
         self.poll(PollTimeout::ZERO).is_some_and(|seen| seen.contains(PollFlags::POLLIN))
@@ -165,6 +172,13 @@ impl Pidfd {
             }
             _ => None,
         })
+    }
+
+    /// Reaps an own child that is about to end.
+    pub(super) fn bury(&self) {
+        self.wait_dead(Duration::from_secs(1));
+        // Should it not have ended, it is reaped like any other.
+        let _ = self.reap();
     }
 
     /// The process's number; `None` once it has been reaped.

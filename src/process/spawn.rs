@@ -244,6 +244,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned, SpawnError> {
         descriptors,
         binary: own_binary().map_err(prepare)?,
         args: stage_command(first, &label)?,
+        environment: None,
         name: c_string(&label, "name", format!("hw:{label}"))?,
         parent: launch.parent,
         group: group.as_ref().map(AsFd::as_fd),
@@ -259,9 +260,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned, SpawnError> {
         Err(Stillborn::Child { step, source, pidfd }) => {
             if launch.parent == Parent::Caller {
                 // It has ended; nobody else reaps it.
-                let pidfd = Pidfd::from_fd(pidfd);
-                pidfd.wait_dead(std::time::Duration::from_secs(1));
-                let _ = pidfd.reap();
+                Pidfd::from_fd(pidfd).bury();
             }
             Err(SpawnError::Child { label, step, source })
         }

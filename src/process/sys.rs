@@ -62,15 +62,15 @@ pub fn pidfd_family(pidfd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     (answer == 0 && info.mask & INFO_PID != 0 && info.pid != 0).then_some((info.pid, info.parent))
 }
 
-/// Takes over a descriptor that was inherited under a known number, close-on-exec from here on.
+/// Takes over a descriptor that was inherited under a known number, or just made, close-on-exec from here on.
 ///
 /// # Errors
 /// There is no such descriptor.
 pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only; fails when the descriptor is not open.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
-    // SAFETY: open by the line above. The stage calls this once for each number of its command line, before anything
-    // else in the process has opened a descriptor.
+    // SAFETY: open by the line above. Stage and keeper call this once for each number that they were given, before
+    // anything else in the process has opened a descriptor; or with one that the caller has just made.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -25,6 +25,7 @@ use super::control_server::Desk;
 use super::core::{self, Core, Sources};
 use super::journal::Journal;
 use super::ordering::Turns;
+use super::place::SETTLED_AFTER;
 use super::registry::{App, Entry, Process, Registry, Release, Role};
 use super::rescue;
 use super::safekeeping::Safekeeping;
@@ -52,8 +53,8 @@ const QUEUE: usize = 256;
 
 /// Builds a supervisor from what was inherited, and says that it is ready.
 pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd) -> anyhow::Result<Core> {
-    let Inheritance { epoch, keeper_pid, reason, foreground, mut descriptors, exits, store_limit, descriptor_limit } =
-        inheritance;
+    let Inheritance { epoch, keeper_pid, reason, foreground, mut descriptors, exits, store_limit, .. } = inheritance;
+    let (hello, descriptor_limit) = (inheritance.hello, inheritance.descriptor_limit);
     let home = Home::from_environment()?;
     let node = home.node()?;
     let store = Store::holding(keeper.sender(), &descriptors).context("there is no room for copies of the store")?;
@@ -155,9 +156,11 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
         connections,
         desk,
         upgrade: None,
+        standby: None,
         freezing: None,
         is_settled: false,
-        descriptor_limit,
+        settle_at: Instant::now() + SETTLED_AFTER,
+        hello,
         orphans: BTreeMap::new(),
         orphan_ends: orphans_in,
         sources: Sources {
@@ -198,6 +201,9 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     if let Err(error) = core.keeper.ready() {
         // Without a keeper there is all the more to be done: the loop begins with that.
         tracing::warn!("the keeper does not hear that we are ready: {error}");
+    }
+    if let Err(error) = core.store.keep_program() {
+        tracing::warn!("a later supervisor may be of another program than this one: {error}");
     }
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
@@ -451,8 +457,9 @@ impl Core {
 
     /// Names that nobody asked for: left by a death between two steps.
     fn forget_the_rest(&mut self, descriptors: BTreeMap<Name, OwnedFd>) {
-        // The home's lock is the keeper's own affair, as long as there is a keeper.
-        for name in descriptors.into_keys().filter(|name| name.kind != Kind::Lock) {
+        // These are the keeper's own affair, as long as there is a keeper.
+        let is_keepers = |name: &Name| matches!(name.kind, Kind::Lock | Kind::Supervisor | Kind::Service);
+        for name in descriptors.into_keys().filter(|name| !is_keepers(name)) {
             tracing::debug!("{name} is not needed any more");
             self.store.forget(name);
         }

@@ -43,6 +43,7 @@ use crate::config::spec::Rules;
 use crate::keeper::client::{Exit as KeeperExit, FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
+use crate::keeper::protocol::Words;
 use crate::lifecycle::{Action, Event as Life, Exit, Incarnation, State as LifeState};
 use crate::logs::{Event as LogEvent, Pump};
 use crate::process::{Cgroups, ExecFailure, OpenFiles};
@@ -59,6 +60,8 @@ pub enum Event {
     Keeper(FromKeeper),
     Request(Asked),
     Upgrade((PathBuf, Asker)),
+    /// A standby has said whether it could take over.
+    Standby(bool),
     Spawned(Outcome),
     /// A released process has executed its program, or could not.
     Executed {
@@ -152,13 +155,15 @@ pub struct Core {
     pub connections: TaskTracker,
     /// Where those connections bring what is asked.
     pub desk: Desk,
-    /// What was asked to take our place, and whether that is about to happen.
+    /// What was asked to take our place, its line until it has said whether it could, and whether that is about to happen.
     pub upgrade: Option<Upgrade>,
+    pub standby: Option<Watched>,
     pub freezing: Option<Freezing>,
-    /// Whether this one has served long enough to be the only one.
+    /// Whether this one has served long enough to be the only one, and when it looks at that (again).
     pub is_settled: bool,
-    /// As the keeper told it, for whoever keeps next.
-    pub descriptor_limit: u64,
+    pub settle_at: Instant,
+    /// What the keeper said to us, for a standby and for whoever keeps next.
+    pub hello: Words,
     /// Instances that are watched because they are not the keeper's children, and where their ends are told.
     pub orphans: BTreeMap<u32, Incarnation>,
     pub orphan_ends: mpsc::Sender<Ended>,
@@ -209,6 +214,7 @@ impl Core {
             news = sources.health.next() => Event::Health(news),
             Some(ended) = sources.orphans.recv() => Event::Orphan(ended),
             Some(asked) = sources.upgrades.recv() => Event::Upgrade(asked),
+            proved = upgrade::hear(&self.standby) => Event::Standby(proved),
             // Last, so that nobody who asks again and again holds up the rest.
             Some(request) = sources.requests.recv() => Event::Request(request),
             Some(look) = sources.looks.recv() => Event::Look(look),
@@ -224,10 +230,9 @@ impl Core {
                     "the keeper's store is full: {name} is not kept and will not survive a crash of the supervisor"
                 ));
             }
-            Event::Keeper(FromKeeper::Quiesce) => self.quiesce(),
-            Event::Keeper(FromKeeper::UpgradeFailed(failure)) => self.upgrade_failed(failure),
             // Told to one that is frozen, and taken before this.
-            Event::Keeper(FromKeeper::Upgraded | FromKeeper::Gone) => {}
+            Event::Keeper(FromKeeper::Relieved | FromKeeper::Gone) => {}
+            Event::Standby(proved) => self.standby_spoke(proved),
             Event::Upgrade((program, asker)) => self.begin_upgrade(program, asker),
             Event::Request((request, reply)) => {
                 self.request(request, reply).await;
@@ -356,6 +361,7 @@ impl Core {
         self.look_after_saving();
         self.look_after_safekeeping();
         self.heed_upgrade();
+        self.look_after_home().await;
         self.look_after_control();
         self.settle_in();
         if let Err(error) = self.keeper.alive() {

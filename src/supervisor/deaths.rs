@@ -137,6 +137,7 @@ impl Core {
         match self.registry.by_process(exit.pid, exit.pidfd_inode) {
             Some(id) if self.outlives(id, exit.pid, exit_of(exit.status)).await => {}
             Some(id) => self.ended(id, exit_of(exit.status)).await,
+            None if self.is_standby(&exit) => self.standby_ended(exit.status),
             None => self.stray(exit),
         }
         self.commit_globals();

@@ -12,10 +12,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::control::{Failure, Response};
 use super::core::Core;
-use super::upgrade::Upgrade;
-use crate::keeper::client::{FromKeeper, KeeperLink};
+use super::upgrade::{Upgrade, UpgradeFailure};
+use crate::keeper::client::{Exit, FromKeeper, KeeperLink};
 use crate::keeper::handle::Store;
 use crate::keeper::heir::{self, Heirloom};
+use crate::keeper::protocol::Words;
 
 /// How long a frozen supervisor waits for the outcome: the keeper's own limit is two seconds.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(10);
@@ -50,10 +51,8 @@ pub struct Heir {
     /// The keeper that this one inherits from.
     pub keeper_pid: u32,
     pub last_exit: u64,
-    pub epoch: u64,
-    pub foreground: bool,
-    pub store_limit: u32,
-    pub descriptor_limit: u64,
+    /// What it said to us.
+    pub hello: Words,
 }
 
 impl Core {
@@ -73,7 +72,6 @@ impl Core {
         /// For what is in the files by now to be printed.
         const LIMIT: Duration = Duration::from_millis(200);
         self.pump.stop();
-        let is_foreground = self.foreground.is_some();
         if let Some(output) = self.foreground.take() {
             output.finish(LIMIT);
         }
@@ -82,26 +80,24 @@ impl Core {
             home: self.home.path().to_owned(),
             keeper_pid: self.keeper_pid,
             last_exit: self.globals.exit_sequence,
-            epoch: self.epoch,
-            foreground: is_foreground,
-            store_limit: self.store_limit,
-            descriptor_limit: self.descriptor_limit,
+            hello: self.hello,
         };
         (self.keeper, self.upgrade, heir)
     }
 }
 
 impl Frozen {
-    /// Tells the keeper, waits for the outcome, and answers whoever asked for it.
+    /// Hands the standby over to the keeper, waits for the outcome, and answers whoever asked for it.
     pub fn wait(mut self) -> ExitCode {
-        if let Err(error) = self.keeper.sender().quiesced() {
+        let began = Instant::now();
+        if let Some(Err(error)) = self.upgrade.as_mut().map(|upgrade| upgrade.trial.hand_over(&self.keeper.sender())) {
             tracing::warn!("the keeper does not hear that we are frozen: {error}");
         }
-        let until = Instant::now() + OUTCOME_LIMIT;
-        while Instant::now() < until {
+        while began.elapsed() < OUTCOME_LIMIT {
             match self.keeper.try_receive() {
-                Ok(Some(FromKeeper::Upgraded)) => return self.succeeded(),
-                Ok(Some(FromKeeper::UpgradeFailed(failure))) => {
+                Ok(Some(FromKeeper::Relieved)) => return self.succeeded(),
+                Ok(Some(FromKeeper::Exit(exit))) if self.awaits(&exit) => {
+                    let failure = UpgradeFailure::in_takeover(exit.status, began.elapsed());
                     self.upgrade.take().into_iter().for_each(|upgrade| upgrade.failed(failure));
                     return ExitCode::from(FROZEN);
                 }
@@ -117,6 +113,10 @@ impl Frozen {
         }
         self.upgrade.take().into_iter().for_each(|upgrade| upgrade.gave_up("nobody says what became of the upgrade"));
         ExitCode::from(FROZEN)
+    }
+
+    fn awaits(&self, exit: &Exit) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.trial.is_end(exit))
     }
 
     fn succeeded(mut self) -> ExitCode {
@@ -153,10 +153,7 @@ impl Heir {
         let error = heir::become_keeper(Heirloom {
             descriptors: self.store.take(),
             last_exit: self.last_exit,
-            epoch: self.epoch,
-            foreground: self.foreground,
-            store_limit: self.store_limit,
-            descriptor_limit: self.descriptor_limit,
+            hello: self.hello,
         });
         tracing::error!("the keeper is dead and this supervisor cannot take its place: {error}");
         ExitCode::FAILURE

@@ -59,7 +59,7 @@ use departure::Departure;
 /// How long the keeper may take to hand everything over.
 const INHERITANCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a standby waits for its turn: the keeper ends it long before.
+/// How long a standby waits for its turn: the one that serves ends long before, or ends it.
 const TURN_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long threads that block may hold an exit up, and a freeze.
@@ -89,8 +89,8 @@ fn run() -> anyhow::Result<ExitCode> {
         standby::prove(&inheritance.descriptors)?;
         // The first copies go before the second ones come: together they might be too many.
         inheritance.descriptors.clear();
-        keeper.sender().valid()?;
-        inheritance = keeper.take(TURN_LIMIT)?;
+        keeper.ready()?;
+        inheritance = keeper.inheritance(TURN_LIMIT)?;
     }
     let reopen = logs::take_signal()?;
     let runtime =

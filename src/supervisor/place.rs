@@ -1,4 +1,4 @@
-//! The supervisor's place: its control socket in the home, its log, and the program of its keeper.
+//! The supervisor's place: its home and the control socket in it, its log, and the program of its keeper.
 //!
 //! Looked after on the beat, since an operator may do anything to a home. A socket that was removed is bound again; one
 //! that was replaced by something else is left alone and told.
@@ -7,7 +7,8 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::adopt::{control_listener, file_identity};
 use super::control_server;
@@ -16,13 +17,24 @@ use super::departure::clear_marks;
 use crate::keeper::name::{Kind, Name};
 
 /// How long a supervisor has served before it counts on being the only one: whatever was there before it is gone by then.
-const SETTLED_AFTER: Duration = Duration::from_secs(3);
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(3);
+
+/// How long until a keeper that is still another program is asked again to become ours.
+const RENEW_AGAIN: Duration = Duration::from_secs(30);
 
 impl Core {
+    /// Ends everything when our home is no longer to be found: nobody can ask for it any more.
+    pub(super) async fn look_after_home(&mut self) {
+        if !self.globals.ending && is_gone(self.home.path()) {
+            tracing::error!("the home folder {} is gone: everything ends", self.home.path().display());
+            self.end_all().await;
+        }
+    }
+
     /// Sees to it that the control socket can be found.
     pub(super) fn look_after_control(&mut self) {
         if self.freezing.is_some() || !self.home.path().is_dir() {
-            // Without its home the keeper ends everything.
+            // Without its home everything ends.
             return;
         }
         let path = self.home.control();
@@ -85,11 +97,14 @@ impl Core {
     /// What is left to do once whoever was there before is surely gone: its traces in the home go, and the keeper becomes
     /// the program that we are, if it is another one.
     pub(super) fn settle_in(&mut self) {
-        if self.is_settled || self.began.elapsed() < SETTLED_AFTER {
+        if Instant::now() < self.settle_at {
             return;
         }
-        self.is_settled = true;
-        clear_marks(self.home.path());
+        if !self.is_settled {
+            clear_marks(self.home.path());
+        }
+        // Asked again later: at that moment it may have had something on its way.
+        (self.is_settled, self.settle_at) = (true, Instant::now() + RENEW_AGAIN);
         self.renew_keeper();
     }
 
@@ -105,5 +120,15 @@ impl Core {
             Ok(()) => tracing::info!("keeper {} becomes the program of this supervisor", self.keeper_pid),
             Err(error) => tracing::warn!("keeper {} stays the program that it is: {error}", self.keeper_pid),
         }
+    }
+}
+
+/// Whether the folder that we work in is no longer to be found under its path.
+fn is_gone(home: &Path) -> bool {
+    match (std::fs::metadata(home), std::fs::metadata(".")) {
+        (Ok(named), Ok(ours)) => (named.dev(), named.ino()) != (ours.dev(), ours.ino()),
+        (Ok(_), Err(_)) => false,
+        // Any other error (a network file system that is away) says nothing about the folder.
+        (Err(error), _) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }

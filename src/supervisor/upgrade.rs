@@ -1,12 +1,13 @@
 //! `herdwire upgrade`, from the supervisor that is to be replaced.
 //!
-//! Owns what was asked and by whom until there is an answer, and the freeze. The keeper starts the standby and says
-//! when: this side checks the program, hands it over, stops taking on anything new, finishes what is in the making, and
-//! leaves the loop. What happens once nothing of it runs any more stands in [`super::departure`].
+//! Owns what was asked and by whom until there is an answer, the standby on trial, and the freeze. Checks the program,
+//! starts it beside us with copies of everything, and once it has said that it could take over stops taking on anything
+//! new, finishes what is in the making, and leaves the loop. What happens once nothing of it runs any more stands in
+//! [`super::departure`].
 //!
 //! Invariants
 //! - One upgrade at a time; whoever asked is answered once, whatever becomes of it.
-//! - Until the keeper says `QUIESCE` nothing differs from any other day.
+//! - Until the standby has proved itself nothing differs from any other day.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +16,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use herdwire_ipc::tokio::Watched;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, access};
@@ -23,16 +25,20 @@ use super::control::{Failure, Response};
 use super::control_server::Asker;
 use super::core::Core;
 use super::registry::Process;
-use crate::keeper::client::{ExitStatus, UpgradeFailure, UpgradeStage};
+use crate::keeper::client::{Exit, ExitStatus};
+use crate::keeper::trial::{self, Trial};
 
-/// How long what is in the making may take to be made before a freeze. The keeper gives a freeze two seconds.
+/// How long what is in the making may take to be made before a freeze.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// How long control connections may take to bring their request and take its answer.
 const CONNECTIONS_LIMIT: Duration = Duration::from_millis(100);
 /// How often a freeze is looked at while something is in the making.
 pub(super) const FREEZE_LOOK: Duration = Duration::from_millis(5);
-/// How long the keeper may take to say what became of it: more than all its own limits together.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a standby may take to say that it could take over. It reads the state of a thousand instances on a busy
+/// machine, and nobody waits for it.
+const VALIDATION_LIMIT: Duration = Duration::from_secs(10);
+/// How long the keeper leaves it to get ready.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(2);
 /// The most of a standby's stderr that is kept.
 const STDERR_BYTES: u64 = 64 << 10;
 /// Lines of it that are shown.
@@ -45,6 +51,33 @@ pub struct Upgrade {
     /// What the standby says, from its beginning.
     stderr: File,
     began: Instant,
+    pub(super) trial: Trial,
+}
+
+/// How far an upgrade came, and how the standby ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpgradeFailure {
+    stage: Stage,
+    /// How it ended; `None` when it did not answer in time.
+    status: Option<ExitStatus>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It did not get as far as saying that it could take over.
+    Validation,
+    /// It did not wait for its turn.
+    Freeze,
+    /// It had its turn and did not get ready.
+    Takeover,
+}
+
+impl UpgradeFailure {
+    /// The standby ended so long after it was handed over to the keeper, which kills it when its time is over.
+    pub(super) fn in_takeover(status: ExitStatus, after: Duration) -> UpgradeFailure {
+        let is_killed = status == ExitStatus::Signal(nix::libc::SIGKILL) && after >= TAKEOVER_LIMIT;
+        UpgradeFailure { stage: Stage::Takeover, status: (!is_killed).then_some(status) }
+    }
 }
 
 /// A freeze that has begun.
@@ -54,7 +87,7 @@ pub struct Freezing {
 }
 
 impl Core {
-    /// Has the keeper try a program as our successor.
+    /// Tries a program as our successor.
     pub(super) fn begin_upgrade(&mut self, program: PathBuf, asker: Asker) {
         if let Err(failure) = self.may_upgrade() {
             return asker.answer(&Response::Failed(failure));
@@ -62,16 +95,30 @@ impl Core {
         let program = if program.as_os_str().is_empty() { own_program() } else { program };
         let begun = check(&program).and_then(|opened| {
             let stderr = bounded_memory().map_err(|error| Failure::new("there is no memory for it").cause(error))?;
-            let sent = self.keeper.sender().upgrade(opened.as_fd(), stderr.as_fd());
-            sent.map_err(|error| Failure::new("the keeper does not hear").cause(error))?;
-            Ok(stderr)
+            tracing::info!("`{}` is tried as the next supervisor", program.display());
+            let begin = |all: &_| Trial::begin(opened.as_fd(), stderr.as_fd(), self.hello, all);
+            let begun = self.store.look(begin).and_then(|trial| Ok((Watched::new(trial.line()?)?, trial)));
+            let not_started = |error| {
+                let answer = Failure::new(format!("`{}` could not be started", program.display())).cause(error);
+                answer.hint("nothing has changed: the supervisor before it serves, no instance was touched")
+            };
+            Ok((stderr, begun.map_err(not_started)?))
         });
         match begun {
-            Ok(stderr) => {
-                tracing::info!("`{}` is tried as the next supervisor", program.display());
-                self.upgrade = Some(Upgrade { asker, program, stderr, began: Instant::now() });
+            Ok((stderr, (line, trial))) => {
+                tracing::info!("upgrade: standby {} started", trial.pid());
+                self.standby = Some(line);
+                self.upgrade = Some(Upgrade { asker, program, stderr, began: Instant::now(), trial });
             }
             Err(failure) => asker.answer(&Response::Failed(failure)),
+        }
+    }
+
+    /// A standby that could take over has its turn. Of one that could not, the end will be told.
+    pub(super) fn standby_spoke(&mut self, proved: bool) {
+        self.standby = None;
+        if proved && self.upgrade.is_some() {
+            self.quiesce();
         }
     }
 
@@ -85,8 +132,8 @@ impl Core {
         Ok(())
     }
 
-    /// The keeper has a standby that could take over: nothing new is taken on from here.
-    pub(super) fn quiesce(&mut self) {
+    /// There is a standby that could take over: nothing new is taken on from here.
+    fn quiesce(&mut self) {
         tracing::info!("freezing for a successor");
         self.freezing = Some(Freezing { since: Instant::now() });
         self.accepting.cancel();
@@ -107,8 +154,20 @@ impl Core {
         waited >= FREEZE_LIMIT || (is_answered && !in_the_making())
     }
 
-    /// The keeper says that it came to nothing, before we were frozen.
-    pub(super) fn upgrade_failed(&mut self, failure: UpgradeFailure) {
+    /// Whether this is the end of the standby.
+    pub(super) fn is_standby(&self, exit: &Exit) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.trial.is_end(exit))
+    }
+
+    /// The standby has ended before we were frozen.
+    pub(super) fn standby_ended(&mut self, status: ExitStatus) {
+        let stage = if self.freezing.is_some() { Stage::Freeze } else { Stage::Validation };
+        self.upgrade_failed(UpgradeFailure { stage, status: Some(status) });
+    }
+
+    /// It came to nothing, before we were frozen.
+    fn upgrade_failed(&mut self, failure: UpgradeFailure) {
+        self.standby = None;
         if let Some(upgrade) = self.upgrade.take() {
             upgrade.failed(failure);
         }
@@ -117,13 +176,11 @@ impl Core {
         }
     }
 
-    /// Answers whoever asked when the keeper does not know what an upgrade is.
+    /// Gives a standby up that does not say whether it could take over.
     pub(super) fn heed_upgrade(&mut self) {
-        if let Some(upgrade) = self.upgrade.take_if(|upgrade| upgrade.began.elapsed() > PATIENCE) {
-            let what = "the keeper does not say what became of the upgrade";
-            upgrade
-                .asker
-                .answer(&Response::Failed(Failure::new(what).hint("it may be of a release that cannot do that")));
+        let is_late = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.began.elapsed() >= VALIDATION_LIMIT);
+        if is_late && self.freezing.is_none() {
+            self.upgrade_failed(UpgradeFailure { stage: Stage::Validation, status: None });
         }
     }
 }
@@ -149,6 +206,15 @@ impl Upgrade {
     /// Answers that nothing is known.
     pub(super) fn gave_up(self, what: &str) {
         self.asker.answer(&Response::Failed(Failure::new(what).hint("`herdwire ping` tells which supervisor serves")));
+    }
+}
+
+/// Whether a standby has said that it could take over. Cancel safe.
+pub(super) async fn hear(standby: &Option<Watched>) -> bool {
+    match standby {
+        // A line that cannot be read says nothing good; the standby's end follows.
+        Some(line) => line.read(trial::hear).await.unwrap_or(false),
+        None => std::future::pending().await,
     }
 }
 
@@ -233,23 +299,19 @@ fn reason(program: &Path, UpgradeFailure { stage, status }: UpgradeFailure) -> S
         None => None,
     };
     match (stage, ended) {
-        (UpgradeStage::Start, None) => format!("`{program}` could not be started"),
-        (UpgradeStage::Start, Some(ended)) => format!("`{program}` could not be started ({ended})"),
-        (UpgradeStage::Validation, _) if status == Some(ExitStatus::Code(REFUSES)) => {
+        (Stage::Validation, _) if status == Some(ExitStatus::Code(REFUSES)) => {
             format!("`{program}` cannot take over from this supervisor (exit code {REFUSES})")
         }
-        (UpgradeStage::Validation, Some(ended)) => {
+        (Stage::Validation, Some(ended)) => {
             format!("`{program}` ended before it said that it can take over ({ended})")
         }
-        (UpgradeStage::Validation, None) => format!("`{program}` did not say in time that it can take over"),
-        (UpgradeStage::Freeze, Some(ended)) => format!("`{program}` ended when its turn came ({ended})"),
-        (UpgradeStage::Freeze, None) => {
-            format!("the supervisor that serves did not let go in time, and `{program}` did not get its turn")
-        }
-        (UpgradeStage::Takeover, Some(ended)) => {
+        (Stage::Validation, None) => format!("`{program}` did not say in time that it can take over"),
+        (Stage::Freeze, Some(ended)) => format!("`{program}` ended when its turn came ({ended})"),
+        (Stage::Freeze, None) => format!("`{program}` did not wait for its turn"),
+        (Stage::Takeover, Some(ended)) => {
             format!("`{program}` ended while it took over ({ended}): the supervisor before it is started again")
         }
-        (UpgradeStage::Takeover, None) => {
+        (Stage::Takeover, None) => {
             format!("`{program}` took over and was not ready in time: the supervisor before it is started again")
         }
     }
@@ -310,10 +372,9 @@ mod tests {
     #[test]
     fn every_failure_is_said_in_words() {
         let words = |stage, status| reason(Path::new("/b"), UpgradeFailure { stage, status });
-        assert_eq!(words(UpgradeStage::Start, None), "`/b` could not be started");
-        assert!(words(UpgradeStage::Validation, Some(ExitStatus::Code(78))).contains("cannot take over"));
-        assert!(words(UpgradeStage::Validation, Some(ExitStatus::Signal(11))).contains("(signal 11)"));
-        assert!(words(UpgradeStage::Validation, None).contains("did not say in time"));
-        assert!(words(UpgradeStage::Takeover, None).contains("not ready in time"));
+        assert!(words(Stage::Validation, Some(ExitStatus::Code(78))).contains("cannot take over"));
+        assert!(words(Stage::Validation, Some(ExitStatus::Signal(11))).contains("(signal 11)"));
+        assert!(words(Stage::Validation, None).contains("did not say in time"));
+        assert!(words(Stage::Takeover, None).contains("not ready in time"));
     }
 }

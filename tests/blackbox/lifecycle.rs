@@ -240,3 +240,13 @@ fn waits_that_grow_are_kept_across_a_death_of_the_supervisor() {
     herdwire.kill_supervisor();
     assert_eq!(herdwire.instance("slow").own("reason"), waiting.own("reason"));
 }
+
+#[test]
+fn when_the_home_is_removed_everything_ends() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "sleep 1000", "-n", "nap", "-i", "2"]);
+    let (keeper, supervisor) = (herdwire.keeper_pid(), herdwire.supervisor_pid());
+    // Whoever writes into it at this moment makes it anew, in part.
+    until("it is gone", || std::fs::remove_dir_all(herdwire.home()).is_ok());
+    until("nothing runs any more", || herdwire.processes().is_empty() && !is_alive(keeper) && !is_alive(supervisor));
+}

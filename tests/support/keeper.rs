@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use herdwire::keeper;
 use herdwire::keeper::name::{Kind, Name};
-use herdwire::keeper::{self, KeeperOptions, Program};
+use herdwire::keeper::start::{self, KeeperOptions};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
@@ -137,13 +138,19 @@ impl Herd {
     }
 }
 
-/// A keeper that is still there ends with its home.
+/// A keeper that is still there ends before its home.
 impl Drop for Herd {
     fn drop(&mut self) {
-        if self.folder.take().is_some() && self.ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
-            // A test that failed may have left it stopped. Should it have ended just now, it needs neither.
+        if self.folder.is_some() && self.ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            // A test that failed may have left it stopped, or with a supervisor that does not end anything. Should it have
+            // ended just now, it needs none of this.
             let _ = kill(self.keeper, Signal::SIGCONT);
-            let _ = self.ended.recv_timeout(LIMIT);
+            for _ in 0..20 {
+                let _ = kill(self.keeper, Signal::SIGTERM);
+                if self.ended.recv_timeout(Duration::from_millis(1100)) != Err(mpsc::RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
         }
     }
 }
@@ -174,35 +181,27 @@ fn be_keeper(home: &Path, change: impl FnOnce(&mut KeeperOptions)) -> ! {
         // SAFETY: no handler is installed, only ignored.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.unwrap();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).unwrap();
-        let mut options = options(home);
+        let mut options = KeeperOptions::new(home.to_owned());
         change(&mut options);
-        keeper::run(options).unwrap()
+        start::start(options).unwrap()
     }));
     // SAFETY: ends the process at once: nothing of the test that it is a fork of is to run here.
     unsafe { libc::_exit(code.unwrap_or(101)) }
 }
 
-fn options(home: &Path) -> KeeperOptions {
-    let arguments = ["keeper-test", "--exact", "the_supervisor_of_these_tests", "--nocapture", supervisor::MARK];
-    let arguments = arguments.map(|argument| CString::new(argument).unwrap()).to_vec();
-    let supervisor = Program { path: "/proc/self/exe".into(), arguments };
-    KeeperOptions { supervisor, ..KeeperOptions::new(home.to_owned()) }
-}
-
-/// The role of a keeper that was left something, as `main` of the binary has it: before the harness of the tests begins,
-/// which has threads and a command line of its own.
+/// The roles of keeper and supervisor, as `main` of the binary has them: before the harness of the tests begins, which has
+/// threads and a command line of its own.
 #[used]
 // SAFETY: the C library calls what stands there with the process's arguments, before `main`, in its only thread.
 #[unsafe(link_section = ".init_array")]
-static ROLE: extern "C" fn() = be_heir_if_told;
+static ROLE: extern "C" fn() = take_role;
 
-extern "C" fn be_heir_if_told() {
+extern "C" fn take_role() {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("__keeper") {
-        let left = arguments.next().and_then(|number| number.parse().ok());
-        let home = PathBuf::from(std::env::var("HERDWIRE_HOME").unwrap());
-        let code = keeper::run(KeeperOptions { left, ..options(&home) }).unwrap();
-        std::process::exit(code);
+    match arguments.next().as_deref() {
+        Some("__keeper") => std::process::exit(keeper::keep(arguments.next().unwrap().parse().unwrap()).unwrap()),
+        Some("__supervisor") => supervisor::main(),
+        _ => {}
     }
 }
 
@@ -272,131 +271,159 @@ pub mod supervisor {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use herdwire::keeper::client::{Exit, FromKeeper, Inheritance, KeeperLink};
+    use herdwire::keeper::client::{Exit, FromKeeper, Inheritance, KeeperLink, Reason};
+    use herdwire::keeper::handle::Store;
     use herdwire::keeper::heir::{Heirloom, become_keeper};
+    use herdwire::keeper::protocol::Words;
+    use herdwire::keeper::trial::{self, Trial};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
 
-    /// The argument by which the process knows that it is a supervisor.
-    pub const MARK: &str = "a-keeper-started-this";
-
     /// The number that a supervisor which becomes the keeper gives as that of the last exit.
     pub const LAST_EXIT: u64 = 41;
 
-    const LOCK: Name = Name { kind: Kind::Lock, part: 0, owner: 0, generation: 0 };
+    struct Supervisor {
+        link: KeeperLink,
+        store: Store,
+        hello: Words,
+        exits: Vec<Exit>,
+        trial: Option<Trial>,
+        /// Says nothing more of its own accord; has not taken over yet.
+        silent: Arc<AtomicBool>,
+        on_trial: Arc<AtomicBool>,
+    }
 
     pub fn main() -> ! {
         let open = open_descriptors();
         let mut link = KeeperLink::adopt_inherited().unwrap();
-        let mut inheritance = link.inheritance(LIMIT).unwrap();
-        let lock = inheritance.descriptors.remove(&LOCK);
+        let inheritance = link.inheritance(LIMIT).unwrap();
         let stream = UnixStream::connect(Path::new(&std::env::var("HERDWIRE_HOME").unwrap()).join(SOCKET)).unwrap();
         let mut commands = BufReader::new(stream);
         writeln!(commands.get_mut(), "{}", greeting(&inheritance, &open)).unwrap();
-        let silent = say_alive(&link);
+        let on_trial = Arc::new(AtomicBool::new(inheritance.reason == Reason::Upgrade));
+        let silent = say_alive(&link, &on_trial);
+        let store = Store::holding(link.sender(), &inheritance.descriptors).unwrap();
+        let (hello, exits) = (inheritance.hello, inheritance.exits);
+        let mut supervisor = Supervisor { link, store, hello, exits, trial: None, silent, on_trial };
         loop {
             let mut line = String::new();
             match commands.read_line(&mut line) {
                 // The test is over, or was killed. Should the keeper be gone as well, there is nobody to tell.
                 Ok(0) | Err(_) => {
-                    let _ = link.goodbye(0);
+                    let _ = supervisor.link.goodbye(0);
                     std::process::exit(0);
                 }
                 Ok(_) => {}
             }
             let answer = match line.trim_end() {
-                "take" => {
-                    inheritance = link.take(LIMIT).unwrap();
-                    inheritance.descriptors.remove(&LOCK);
-                    greeting(&inheritance, &open)
-                }
-                "become-keeper" => {
-                    // That of the keeper, which is dead: what it was leaves nothing behind but what we hold.
-                    wait_until(|| matches!(link.try_receive().unwrap(), Some(FromKeeper::Gone)).then_some(())).unwrap();
-                    let Inheritance { epoch, foreground, store_limit, descriptor_limit, .. } = inheritance;
-                    let mut descriptors = std::mem::take(&mut inheritance.descriptors);
-                    descriptors.extend(lock.map(|lock| (LOCK, lock)));
-                    let left = Heirloom {
-                        descriptors,
-                        last_exit: LAST_EXIT,
-                        epoch,
-                        foreground,
-                        store_limit,
-                        descriptor_limit,
-                    };
-                    panic!("{}", become_keeper(left));
-                }
-                command => obey(&mut link, command, &mut inheritance.exits, &silent),
+                "take" => supervisor.take(&open),
+                "become-keeper" => supervisor.become_keeper(),
+                command => supervisor.obey(command),
             };
             writeln!(commands.get_mut(), "{answer}").unwrap();
         }
     }
 
-    fn say_alive(link: &KeeperLink) -> Arc<AtomicBool> {
+    /// Says that it is alive until it is told to be silent. A standby ends when nobody is there whom it could follow.
+    fn say_alive(link: &KeeperLink, on_trial: &Arc<AtomicBool>) -> Arc<AtomicBool> {
         let silent = Arc::new(AtomicBool::new(false));
-        let (sender, told) = (link.sender(), Arc::clone(&silent));
+        let (sender, told, on_trial) = (link.sender(), Arc::clone(&silent), Arc::clone(on_trial));
         std::thread::spawn(move || {
             let gone = || sender.alive().is_err_and(|error| error.kind() != io::ErrorKind::TimedOut);
-            while !told.load(Ordering::Relaxed) && !gone() {
-                std::thread::sleep(Duration::from_millis(500));
+            while !told.load(Ordering::Relaxed) {
+                if gone() {
+                    return if on_trial.load(Ordering::Relaxed) {
+                        std::process::exit(78)
+                    };
+                }
+                std::thread::sleep(Duration::from_millis(200));
             }
         });
         silent
     }
 
-    fn obey(link: &mut KeeperLink, command: &str, inherited: &mut Vec<Exit>, silent: &AtomicBool) -> String {
-        let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
-        let number = || rest.parse::<u32>().unwrap();
-        match verb {
-            "ready" => link.ready().unwrap(),
-            "store" => store(link, number()),
-            "store-unheard" => return store_unheard(link, number()),
-            "store-and-die" => {
-                store(link, number());
-                kill(Pid::this(), Signal::SIGKILL).unwrap();
-            }
-            "forget" => link.forget(Name::new(Kind::Pidfd, number(), 1)).unwrap(),
-            "acknowledge" => link.acknowledge(number().into()).unwrap(),
-            "silence" => silent.store(true, Ordering::Relaxed),
-            "spawn" => return spawn(rest),
-            "litter" => (0..number()).for_each(|_| assert!(clone_sibling(|| 1) > 0)),
-            "take-exits" => return take_exits(link, inherited, number().into()),
-            "exit" => return text(next_exit(link, inherited)),
-            "news" => return text_of_news(news(link)),
-            "valid" => link.sender().valid().unwrap(),
-            "quiesced" => link.sender().quiesced().unwrap(),
-            "upgrade" => link.sender().upgrade(open(rest).as_fd(), open("/dev/null").as_fd()).unwrap(),
-            "upgrade-heard" => return upgrade_heard(link, rest),
-            "renew" => link.sender().renew(open(rest).as_fd()).unwrap(),
-            "exit-with" => std::process::exit(rest.parse().unwrap()),
-            "goodbye" => {
-                link.goodbye(rest.parse().unwrap()).unwrap();
-                std::process::exit(0);
-            }
-            other => panic!("what is `{other}`?"),
+    impl Supervisor {
+        fn take(&mut self, open: &str) -> String {
+            let inheritance = self.link.inheritance(LIMIT).unwrap();
+            self.on_trial.store(false, Ordering::Relaxed);
+            let greeting = greeting(&inheritance, open);
+            self.store = Store::holding(self.link.sender(), &inheritance.descriptors).unwrap();
+            (self.hello, self.exits) = (inheritance.hello, inheritance.exits);
+            greeting
         }
-        "done".into()
+
+        fn become_keeper(&mut self) -> String {
+            // That of the keeper, which is dead: what it was leaves nothing behind but what we hold.
+            wait_until(|| matches!(self.link.try_receive().unwrap(), Some(FromKeeper::Gone)).then_some(())).unwrap();
+            let left = Heirloom { descriptors: self.store.take(), last_exit: LAST_EXIT, hello: self.hello };
+            panic!("{}", become_keeper(left));
+        }
+
+        fn obey(&mut self, command: &str) -> String {
+            let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+            let number = || rest.parse::<u32>().unwrap();
+            let link = &mut self.link;
+            match verb {
+                "prove" => link.ready().unwrap(),
+                "ready" => {
+                    link.ready().unwrap();
+                    self.store.keep_program().unwrap();
+                }
+                "store" => store(&self.store, number()),
+                "store-unheard" => return store_unheard(link, number()),
+                "store-and-die" => {
+                    store(&self.store, number());
+                    kill(Pid::this(), Signal::SIGKILL).unwrap();
+                }
+                "keep" => self.store.keep(Name::new(Kind::Supervisor, 0, 0), open(rest).as_fd()),
+                "forget" => self.store.forget(Name::new(Kind::Pidfd, number(), 1)),
+                "acknowledge" => link.acknowledge(number().into()).unwrap(),
+                "silence" => self.silent.store(true, Ordering::Relaxed),
+                "spawn" => return spawn(rest),
+                "litter" => (0..number()).for_each(|_| assert!(clone_sibling(|| 1) > 0)),
+                "take-exits" => return take_exits(link, &mut self.exits, number().into()),
+                "exit" => return text(next_exit(link, &mut self.exits)),
+                "news" => return text_of_news(news(link)),
+                "try" => return self.try_out(rest),
+                "proved" => return self.proved(),
+                "give-up" => drop(self.trial.take()),
+                "hand-over" => self.trial.as_mut().unwrap().hand_over(&link.sender()).unwrap(),
+                "renew" => link.sender().renew(open(rest).as_fd()).unwrap(),
+                "exit-with" => std::process::exit(rest.parse().unwrap()),
+                "goodbye" => {
+                    link.goodbye(rest.parse().unwrap()).unwrap();
+                    std::process::exit(0);
+                }
+                other => panic!("what is `{other}`?"),
+            }
+            "done".into()
+        }
+
+        /// Starts a standby; its pid.
+        fn try_out(&mut self, program: &str) -> String {
+            let stderr = open("/dev/null");
+            let begin = |all: &_| Trial::begin(open(program).as_fd(), stderr.as_fd(), self.hello, all);
+            match self.store.look(begin) {
+                Ok(trial) => self.trial.insert(trial).pid().to_string(),
+                Err(error) => error.to_string(),
+            }
+        }
+
+        /// Waits until the standby says that it could take over, or is gone.
+        fn proved(&self) -> String {
+            let line = self.trial.as_ref().unwrap().line().unwrap();
+            wait_until(|| trial::hear(line.as_fd()).ok()).unwrap().to_string()
+        }
     }
 
     fn open(path: &str) -> File {
         File::open(path).unwrap()
     }
 
-    /// Upgrades to a program that says something on its stderr; what that is.
-    fn upgrade_heard(link: &mut KeeperLink, program: &str) -> String {
-        let mut said = File::from(memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).unwrap());
-        link.sender().upgrade(open(program).as_fd(), said.as_fd()).unwrap();
-        let news = text_of_news(news(link));
-        let mut text = String::new();
-        said.rewind().unwrap();
-        said.read_to_string(&mut text).unwrap();
-        format!("{news} / {}", text.trim_end())
-    }
-
-    fn store(link: &KeeperLink, count: u32) {
+    fn store(store: &Store, count: u32) {
         for (name, descriptor) in (0..count).map(descriptor) {
-            link.store(name, descriptor.as_fd()).unwrap();
+            store.keep(name, descriptor.as_fd());
         }
     }
 
@@ -483,7 +510,9 @@ pub mod supervisor {
     }
 
     fn greeting(inheritance: &Inheritance, open: &str) -> String {
-        let mixed_up = inheritance.descriptors.iter().filter(|(name, file)| name.owner != shows(file)).count();
+        let of_tests = |name: &Name| name.kind == Kind::Pidfd;
+        let descriptors = inheritance.descriptors.iter().filter(|(name, _)| of_tests(name));
+        let mixed_up = descriptors.clone().filter(|(name, file)| name.owner != shows(file)).count();
         let exits: Vec<String> = inheritance.exits.iter().take(100).map(|exit| text(*exit)).collect();
         format!(
             "pid={};epoch={};reason={:?};foreground={};keeper={};store_limit={};descriptors={};mixed_up={mixed_up};exits={};\
@@ -494,12 +523,12 @@ pub mod supervisor {
             inheritance.foreground,
             inheritance.keeper_pid,
             inheritance.store_limit,
-            inheritance.descriptors.len(),
+            descriptors.count(),
             exits.join(","),
             std::env::var("HERDWIRE_HOME").unwrap(),
             status_line("SigBlk"),
             status_line("SigIgn"),
-            std::env::var_os("NOTIFY_SOCKET").is_some(),
+            std::env::vars_os().any(|(name, _)| name.to_string_lossy().contains("NOTIFY_SOCKET")),
             nix::unistd::getppid(),
             fs::read_link("/proc/self/exe").unwrap().display(),
         )

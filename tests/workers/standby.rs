@@ -36,11 +36,11 @@ fn main() {
 fn take_over(way: &str) {
     let mut keeper = KeeperLink::adopt_inherited().unwrap();
     drop(keeper.inheritance(SOON).unwrap());
-    keeper.sender().valid().unwrap();
+    keeper.ready().unwrap();
     if way == "leaves" {
         return;
     }
-    let inheritance = keeper.take(SOON).unwrap();
+    let inheritance = keeper.inheritance(SOON).unwrap();
     eprintln!("took {} descriptors over", inheritance.descriptors.len());
     match way {
         "dies" => nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap(),

@@ -4,26 +4,20 @@
 #![no_main]
 
 use herdwire::keeper::name::Name;
-use herdwire::keeper::protocol::{FromKeeper, Legacy, ToKeeper, split_off};
+use herdwire::keeper::protocol::{Message, RECORD_BYTES};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Some(message) = ToKeeper::parse(bytes) {
-        assert_eq!(ToKeeper::parse(message.to_record().as_bytes()), Some(message));
+    if let Some((message, names)) = Message::parse(bytes) {
+        assert_eq!(message.to_record(names), bytes);
     }
-    match FromKeeper::parse(bytes) {
-        // More names than a record may hold: no keeper sends them, and none could be written again.
-        Some(FromKeeper::Descriptors(names)) if names.len() > 200 => {}
-        Some(message) => assert_eq!(FromKeeper::parse(message.to_record().as_bytes()), Some(message)),
-        None => {}
-    }
-    let mut rest = bytes;
-    while let Some((record, behind)) = split_off(rest) {
-        assert!(behind.len() < rest.len());
-        if let Some(legacy) = Legacy::parse(record) {
-            assert_eq!(Legacy::parse(legacy.to_record().as_bytes()), Some(legacy));
+    // As one keeper leaves them to the next: one behind the other.
+    for record in bytes.chunks(RECORD_BYTES) {
+        let read = Message::parse(record);
+        assert_eq!(read.is_some(), record.len() == RECORD_BYTES);
+        if let Some((message, names)) = read {
+            assert_eq!((message.to_record(&[]), names.len()), (record.to_vec(), 0));
         }
-        rest = behind;
     }
     if let Some(raw) = bytes.first_chunk()
         && let Some(name) = Name::from_bytes(raw)

@@ -2,12 +2,9 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use herdwire::keeper::name::{Kind, Name};
-use herdwire::keeper::protocol::{
-    Exit, ExitStatus, FromKeeper, Hello, Legacy, Reason, ToKeeper, UpgradeFailure, UpgradeStage,
-};
+use herdwire::keeper::protocol::{Message, PROTOCOL_VERSION, verb};
 use herdwire::supervisor::control::{self, Request, Selector};
 use herdwire::supervisor::state::{AppRecord, Globals, InstanceRecord, State};
 use herdwire_fuzz::{memory, seed};
@@ -23,44 +20,24 @@ fn main() {
 
 fn keeper(folder: &Path) {
     let name = Name::part(Kind::Listener, 3, 2, 1).to_bytes();
-    let exit = Exit {
-        sequence: 7,
-        pid: 4711,
-        pidfd_inode: 99,
-        status: ExitStatus::Signal(9),
-        user_time: Duration::from_millis(3),
-        system_time: Duration::ZERO,
-    };
-    let hello = Hello {
-        protocol: 1,
-        reason: Reason::Upgrade,
-        foreground: true,
-        keeper_pid: 1,
-        epoch: 5,
-        descriptor_limit: 1024,
-        store_limit: 900,
-    };
-    let failure = UpgradeFailure { stage: UpgradeStage::Freeze, status: Some(ExitStatus::Code(78)) };
+    let about = |verb| Message { name, ..Message::new([verb]) }.to_record(&[]);
     let records = [
-        ToKeeper::Store(name).to_record(),
-        ToKeeper::Drop(name).to_record(),
-        ToKeeper::Acknowledge(7).to_record(),
-        ToKeeper::Goodbye(-1).to_record(),
-        ToKeeper::Upgrade.to_record(),
-        FromKeeper::Hello(hello).to_record(),
-        FromKeeper::Descriptors(&[name, name]).to_record(),
-        FromKeeper::Exit(exit).to_record(),
-        FromKeeper::Refused(name).to_record(),
-        FromKeeper::UpgradeFailed(failure).to_record(),
-        Legacy::Keeper(hello, 5).to_record(),
-        Legacy::Stored(name, 12).to_record(),
-        Legacy::Exit(exit).to_record(),
-        Legacy::Supervisor(3, 4, true).to_record(),
+        about(verb::STORE),
+        about(verb::DROP),
+        Message::new([verb::ACKNOWLEDGE, 7]).to_record(&[]),
+        Message::new([verb::GOODBYE, u64::MAX]).to_record(&[]),
+        Message::new([verb::SUCCEED, 4711]).to_record(&[]),
+        Message::new([verb::HELLO, PROTOCOL_VERSION, 3, 1, 1, 5, 1024, 900, 7, 15_000_000]).to_record(&[]),
+        Message::new([verb::DESCRIPTORS]).to_record(&[name, name]),
+        Message::new([verb::EXIT, 7, 4711, 99, 9]).to_record(&[]),
+        about(verb::REFUSED),
+        Message { name, ..Message::new([verb::LEFT, 12]) }.to_record(&[]),
+        Message::new([verb::SERVING, 3, 4, 1]).to_record(&[]),
     ];
     let mut all = Vec::new();
     for (number, record) in records.iter().enumerate() {
-        seed(folder, &format!("record-{number}"), record.as_bytes());
-        all.extend_from_slice(record.as_bytes());
+        seed(folder, &format!("record-{number}"), record);
+        all.extend_from_slice(record);
     }
     seed(folder, "all", &all);
     seed(folder, "name", &name);
