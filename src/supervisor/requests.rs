@@ -314,6 +314,7 @@ impl Core {
                 role: Role::Member,
                 revision,
                 alone,
+                told: false,
             };
             self.state
                 .commit_instance(&entry.record())

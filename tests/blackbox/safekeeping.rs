@@ -12,7 +12,7 @@ use nix::cmsg_space;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use crate::herdwire::{Herdwire, SOON, is_alive, poll, signal, until, worker};
+use crate::herdwire::{Herdwire, SOON, poll, signal, until, worker};
 
 /// A service manager that starts keepers, and keeps what it is told to keep.
 struct Manager {
@@ -91,12 +91,8 @@ impl Manager {
 
     /// Both die at once.
     fn kills_both(&mut self) {
-        let (supervisor, keeper) = (self.herdwire.supervisor_pid(), self.herdwire.keeper_pid());
-        signal(supervisor, Signal::SIGSTOP);
-        signal(keeper, Signal::SIGKILL);
-        signal(supervisor, Signal::SIGKILL);
+        self.herdwire.kill_both();
         self.unit.take().unwrap().wait().unwrap();
-        until("both are gone", || !is_alive(supervisor) && !is_alive(keeper));
     }
 }
 
