@@ -68,6 +68,7 @@ impl Core {
             return Err(Failure::new(what).hint("`herdwire apply FILE` also adds what is new in a file"));
         }
         // Everything that can be refused is tried first, so that a refusal has changed nothing.
+        self.check_order(&specs)?;
         let mut prepared = Vec::with_capacity(apps.len());
         for id in apps {
             let app = &self.registry.apps[&id];
