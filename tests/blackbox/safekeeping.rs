@@ -165,3 +165,21 @@ fn a_listener_that_nobody_wants_any_more_is_closed_and_given_back() {
     manager.kept.clear();
     until("the port is free", || TcpListener::bind(address).is_ok());
 }
+
+#[test]
+fn a_browser_that_comes_while_nobody_lives_waits_for_the_next_front() {
+    let mut manager = Manager::new();
+    manager.starts();
+    let address = free_port();
+    let front = format!("[front]\nlisten = \"tcp://{address}\"\n[[app]]\nname = \"app\"\nscript = \"sleep 1000\"\n");
+    manager.herdwire.write("herdwire.toml", &front);
+    manager.herdwire.ok(&["start"]);
+    manager.hears("has a listener to keep", |manager| manager.kept.len() == 1);
+    manager.kills_both();
+    let mut browser = TcpStream::connect(address).unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").unwrap();
+    manager.starts();
+    let mut answer = String::new();
+    browser.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+}
