@@ -1,22 +1,23 @@
 //! How an instance leaves: what is decided about it here, and nowhere else.
 //!
 //! There are two ways. One that served, and whose place is taken or not needed any more, finishes what it has begun
-//! ([`Core::retire`]): it is told to over its link, or by its signal where it does not listen there. One that is to be gone, because
-//! somebody asked for that or it never served, is stopped. When either takes too long is for `lifecycle` to say.
+//! ([`Core::retire`]): it is told to over its link, or by its signal where it does not listen there. One that is to be
+//! gone, because somebody asked for that or it never served, is stopped. When either takes too long is for `lifecycle`
+//! to say.
 //!
 //! Invariants
-//! - That it goes, and how, is one commit: a successor of this supervisor never finds one that is to be removed and serves
-//!   on as if nothing were.
-//! - It is told once, also across the death of a supervisor, except where that falls between the word and its commit: to many programs a
-//!   second signal means that they are to drop everything.
+//! - That it goes, and how, is one commit: a successor of this supervisor never finds one that is to be removed and
+//!   serves on as if nothing were.
+//! - It is told once, also across the death of a supervisor, except where that falls between the word and its commit:
+//!   to many programs a second signal means that they are to drop everything.
 
 use super::core::Core;
 use super::registry::Process;
 use crate::lifecycle::{Action, Event as Life, Incarnation, State, Then};
 
 impl Core {
-    /// Lets an instance finish what it has begun, for as long as `drain_timeout`, and removes it then. One that has no process
-    /// is removed at once.
+    /// Lets an instance finish what it has begun, for as long as `drain_timeout`, and removes it then. One that has no
+    /// process is removed at once.
     pub(super) async fn retire(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get_mut(&id) else { return };
         entry.doomed = true;

@@ -1,8 +1,9 @@
 //! Listeners in the keeping of a service manager, for the time after keeper and supervisor have died together.
 //!
-//! systemd keeps descriptors for a unit (`FDSTORE=1`) and passes them to its next start; what waits in their backlogs waits
-//! on. The supervisor hands over what is bound for its apps and the front, and takes back what is not bound any more; the keeper takes no part. What comes
-//! back at a start lies in the store, under app 0, which there never is, until the apps that come back have taken it.
+//! systemd keeps descriptors for a unit (`FDSTORE=1`) and passes them to its next start; what waits in their backlogs
+//! waits on. The supervisor hands over what is bound for its apps and the front, and takes back what is not bound any
+//! more; the keeper takes no part. What comes back at a start lies in the store, under app 0, which there never is,
+//! until the apps that come back have taken it.
 //!
 //! Invariants
 //! - What is kept is what is bound, by address: told again from the beginning by every supervisor, which changes nothing.

@@ -125,8 +125,7 @@ fn a_reload_loses_and_repeats_no_message() {
 
     let messages = |numbers: std::ops::Range<u32>| numbers.map(|number| format!("heard news {from} {number}"));
     let alone = || std::iter::once(format!("heard-alone news {from} for the old one"));
-    let to_the_old: Vec<String> =
-        messages(0..10).chain(alone()).chain(messages(10..20)).chain(alone()).collect();
+    let to_the_old: Vec<String> = messages(0..10).chain(alone()).chain(messages(10..20)).chain(alone()).collect();
     assert_eq!(heard, to_the_old);
     for message in messages(10..30) {
         new.must_hear(&message);

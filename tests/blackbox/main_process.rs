@@ -162,9 +162,7 @@ fn a_process_that_is_not_the_instances_own_cannot_be_named() {
     let (own, other) = (puppets[0].pid, puppets[1].pid);
     for stranger in [std::process::id(), other, herdwire.supervisor_pid(), 4_000_000_000] {
         puppets[0].does(&format!("notify MAINPID={stranger}|STATUS=named {stranger}"));
-        until("it is heard", || {
-            herdwire.snapshot()["instances"][0]["health"]["status"] == format!("named {stranger}")
-        });
+        until("it is heard", || herdwire.snapshot()["instances"][0]["health"]["status"] == format!("named {stranger}"));
         assert_eq!(herdwire.instance("one").pid, own);
     }
     puppets[0].tell("exit 3");

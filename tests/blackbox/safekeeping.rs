@@ -69,7 +69,8 @@ impl Manager {
         let mut bytes = [0; 4096];
         let mut room = cmsg_space!([i32; 4]);
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let seen = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
+        let seen =
+            recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
         let rights = seen.cmsgs().unwrap().filter_map(|message| match message {
             ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
             _ => None,
@@ -123,7 +124,10 @@ fn what_waits_at_a_listener_is_served_after_keeper_and_supervisor_died_together(
     manager.starts();
     let (address, path) = (free_port(), manager.herdwire.work().join("app.sock"));
     let app = |name: &str, listen: &str| {
-        format!("[[app]]\nname = {name:?}\nscript = {:?}\nlisten = [{listen:?}]\n", worker("server").display().to_string())
+        format!(
+            "[[app]]\nname = {name:?}\nscript = {:?}\nlisten = [{listen:?}]\n",
+            worker("server").display().to_string()
+        )
     };
     let tcp = app("tcp", &format!("tcp://{address}"));
     let unix = format!("[[app]]\nname = \"unix\"\nscript = \"sleep 1000\"\nlisten = [\"unix://{}\"]\n", path.display());
@@ -159,9 +163,7 @@ fn a_listener_that_nobody_wants_any_more_is_closed_and_given_back() {
     // One of another's is none of ours, whatever it is.
     manager.kept.insert("other.socket".to_owned(), File::open("/dev/null").unwrap().into());
     manager.starts();
-    manager.hears("has given it back", |manager| {
-        manager.has_heard("FDSTOREREMOVE=1\nFDNAME=herdwire-listener-")
-    });
+    manager.hears("has given it back", |manager| manager.has_heard("FDSTOREREMOVE=1\nFDNAME=herdwire-listener-"));
     manager.kept.clear();
     until("the port is free", || TcpListener::bind(address).is_ok());
 }
