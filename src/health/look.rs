@@ -292,6 +292,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_that_takes_no_connection_is_given_up_at_the_limit() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        // The backlog has room for one more than it says; a second one is answered by nobody.
+        let _first = TcpStream::connect(address).await.unwrap();
+        let why = look(ProbeTarget::Tcp(address), Duration::from_millis(50)).await.unwrap_err();
+        assert!(why.contains("no answer within"), "{why}");
+    }
+
+    #[tokio::test]
     async fn a_command_is_well_when_it_ends_with_0_in_the_apps_folder_and_environment() {
         assert_eq!(sh("test $PWD = /tmp && test $PROBED = yes && yes | head -c 1000000", LIMIT).await, Ok(()));
         assert!(sh("exit 3", LIMIT).await.unwrap_err().contains("ended with 3"));

@@ -503,10 +503,11 @@ impl Task {
         let kind = match what {
             // First: whoever is ready, or not well, is so in that process.
             Finding::Main(_) => 0,
-            Finding::Extended(_) => 1,
-            Finding::Ready => 2,
-            Finding::Unwell(..) => 3,
-            Finding::Quitting => 4,
+            Finding::Ready => 1,
+            Finding::Unwell(..) => 2,
+            Finding::Quitting => 3,
+            // Last: more time may be meant for what was said with it.
+            Finding::Extended(_) => 4,
         };
         self.pending.insert((instance, kind), News { instance, incarnation, what });
     }

@@ -190,6 +190,51 @@ async fn a_flood_is_told_once_for_each_kind_and_stops_nobody() {
 }
 
 #[tokio::test]
+async fn whoever_says_that_it_is_ending_and_needs_time_for_it_gets_the_time_for_that() {
+    for text in ["STOPPING=1\nEXTEND_TIMEOUT_USEC=9000000", "EXTEND_TIMEOUT_USEC=9000000\nSTOPPING=1"] {
+        let mut stand = Stand::new();
+        stand.watch(Phase::Online, HealthSpec::default()).await;
+        stand.instance.send(text.as_bytes()).unwrap();
+        assert_eq!(stand.next().await, Finding::Quitting);
+        assert_eq!(stand.next().await, Finding::Extended(Duration::from_secs(9)));
+        stand.end().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_process_called_its_main_one_is_known_also_from_what_nobody_has_read() {
+    let mut stand = Stand::new();
+    stand.watch(Phase::Launching, HealthSpec::default()).await;
+    assert_eq!(stand.senses.last_words(1, FIRST).await, None);
+    stand.instance.send(b"READY=1").unwrap();
+    assert_eq!(stand.next().await, Finding::Ready);
+    // The readiness is held, and what follows waits behind it.
+    stand.instance.send(b"MAINPID=4711").unwrap();
+    let claim = Claim { pid: 4711, user: Some(nix::unistd::getuid().as_raw()) };
+    assert_eq!(stand.senses.last_words(1, FIRST).await, Some(claim));
+    assert_eq!(stand.senses.last_words(1, Incarnation(9)).await, None);
+    assert_eq!(stand.waiting().as_deref(), Some(&b"READY=1"[..]));
+    stand.senses.heard(1, FIRST).await;
+    assert_eq!(stand.next().await, Finding::Main(claim));
+    assert_eq!(stand.senses.last_words(1, FIRST).await, Some(claim));
+    stand.end().await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_leaving_is_not_judged_by_its_silence() {
+    let mut stand = Stand::new();
+    let health = HealthSpec { watchdog: Some(Duration::from_millis(100)), ..HealthSpec::default() };
+    stand.watch(Phase::Online, health.clone()).await;
+    stand.senses.moved(1, FIRST, Phase::Leaving).await;
+    // Nor by an interval that it asks for now.
+    stand.instance.send(b"WATCHDOG_USEC=100000").unwrap();
+    assert!(timeout(Duration::from_millis(500), stand.news.recv()).await.is_err());
+    stand.senses.moved(1, FIRST, Phase::Online).await;
+    assert!(matches!(stand.next().await, Finding::Unwell(Ailment::Watchdog, _)));
+    stand.end().await;
+}
+
+#[tokio::test]
 async fn a_silent_process_is_found_and_one_that_speaks_is_not() {
     let mut stand = Stand::new();
     let health = HealthSpec { watchdog: Some(Duration::from_millis(200)), ..HealthSpec::default() };

@@ -131,9 +131,12 @@ mod tests {
 
     #[test]
     fn whoever_is_of_the_leaders_session_belongs_to_it_and_a_stranger_does_not() {
-        let (ours, stranger) = (Sleeper::new(|_| {}), Sleeper::new(|command| {
-            command.process_group(0);
-        }));
+        let (ours, stranger) = (
+            Sleeper::new(|_| {}),
+            Sleeper::new(|command| {
+                command.process_group(0);
+            }),
+        );
         let session = Process::read(ours.pid()).unwrap().session;
         let kinship = Kinship { leaders: vec![(session, 0)], ..Kinship::default() };
         assert_eq!(kin(&kinship, ours.pid()), Some(Kin::Proven));
@@ -153,7 +156,10 @@ mod tests {
         let marked = Sleeper::new(|command| {
             command.env("A", "1").env("B", "2");
         });
-        let marks = |marks: &[&str]| Kinship { marks: marks.iter().map(|mark| mark.to_string()).collect(), ..Kinship::default() };
+        let marks = |marks: &[&str]| Kinship {
+            marks: marks.iter().map(|mark| mark.to_string()).collect(),
+            ..Kinship::default()
+        };
         let look = |all: &[&str]| kin(&marks(all), marked.pid());
         // The child may not have executed its program yet.
         while user_of(marked.pid()).is_some() && look(&["A=1"]).is_none() {

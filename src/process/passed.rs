@@ -1,7 +1,7 @@
 //! Listeners that a service manager has kept while nobody of this home lived, and passes to the next start: `LISTEN_FDS`.
 //!
-//! Owns the names under which they are kept. They come back to the program that the unit starts, which takes them before it
-//! opens anything of its own; each says itself where it listens.
+//! Owns the names under which they are kept. They come back to the program that the unit starts, which takes them
+//! before it opens anything of its own; each says itself where it listens.
 //!
 //! Invariants
 //! - Only what bears a name of ours is taken; what a unit passes besides (a `.socket`) is none of our business.
@@ -30,9 +30,9 @@ const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 /// The name of a listener: the same for the same address, of characters that a name may have, and not too long.
 pub fn name_of(address: &ListenAddress) -> String {
     // FNV-1a: short, and the same in every release.
-    let hash = address::display(address).bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = address::display(address)
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{PREFIX}{hash:016x}")
 }
 

@@ -392,6 +392,7 @@ impl Core {
                 role: Role::from_number(record.role),
                 revision: record.revision,
                 alone: record.alone,
+                told: record.told,
             };
             self.registry.instances.insert(entry.id, entry);
         }
@@ -483,21 +484,7 @@ impl Core {
                 }
                 // Whether it was let go shows by its being there a moment later: one that was not ends at once.
                 (Process::Exists { .. }, LifeState::Launching { .. }) => self.unsure.push((id, incarnation)),
-                // The signal may not have been sent. Twice does no harm.
-                (process @ Process::Exists { .. }, LifeState::Stopping { .. }) => {
-                    let rules = &self.registry.spec_of(entry).rules;
-                    let signal = rules.kill_signal;
-                    if rules.shutdown_with_message {
-                        self.wire.announce_shutdown(id, incarnation.0).await;
-                    } else if let Err(error) = process.signal(signal) {
-                        tracing::debug!("instance {id} cannot be signalled: {error}");
-                    }
-                }
-                // Nor may it have been told to finish.
-                (Process::Exists { .. }, LifeState::Draining { .. }) => {
-                    let signal = self.registry.spec_of(entry).rules.kill_signal;
-                    self.drain(id, incarnation, signal).await;
-                }
+                (Process::Exists { .. }, _) => self.tell_to_leave_again(id).await,
                 _ => {}
             }
         }

@@ -96,6 +96,8 @@ impl Core {
 
     /// Begins every part, or refuses the whole without having changed anything.
     async fn carry_out(&mut self, plan: &Plan, asked: Asked<'_>) -> Result<Vec<oneshot::Receiver<Response>>, Failure> {
+        self.check_order(&asked.apps).map_err(|failure| failure.code(REFUSED))?;
+        self.refuse_needed(plan, &asked.apps)?;
         let mut parts = Vec::with_capacity(asked.apps.len());
         for (spec, step) in asked.apps.into_iter().zip(&plan.steps) {
             parts.push(self.prepare(spec, step.what).await.map_err(|failure| failure.code(REFUSED))?);
@@ -114,6 +116,19 @@ impl Core {
         }
         self.reroute().await;
         Ok(answers)
+    }
+
+    /// What the file does not name is not deleted under an app that needs it.
+    fn refuse_needed(&self, plan: &Plan, apps: &[AppSpec]) -> Result<(), Failure> {
+        let goes = |name: &str| plan.steps.iter().any(|step| step.what == PlanAction::Delete && step.app == name);
+        let needs = apps.iter().flat_map(|spec| spec.depends_on.iter().map(move |need| (&spec.name, &need.app)));
+        match needs.into_iter().find(|(_, needed)| goes(needed)) {
+            None => Ok(()),
+            Some((app, needed)) => {
+                let what = format!("app `{app}` depends on `{needed}`, which `--prune` would delete");
+                Err(Failure::new(what).hint("put it into the file as well").code(REFUSED))
+            }
+        }
     }
 
     async fn prepare(&self, spec: AppSpec, what: PlanAction) -> Result<Part, Failure> {

@@ -296,15 +296,15 @@ impl Core {
             entry.started_at_ms = clock::wall_ms();
             entry.alone = spec.instances == 1;
         }
+        // Whatever it was told before, it has not been told this.
+        entry.told &= action.is_none();
         self.commit(id);
         self.health_moved(id, &before).await;
         self.tell_life(id, &before, event);
         self.heed_crash(id, event, before.state());
         match action {
             Some(Action::Spawn(incarnation)) => self.spawn(id, incarnation, spec).await,
-            Some(Action::Drain(incarnation)) => self.drain(id, incarnation, spec.rules.kill_signal).await,
-            Some(Action::Ask(incarnation)) => self.wire.announce_shutdown(id, incarnation.0).await,
-            Some(Action::Signal(incarnation)) => self.signal(id, incarnation, spec.rules.kill_signal).await,
+            Some(word @ (Action::Drain(_) | Action::Ask(_) | Action::Signal(_))) => self.tell_to_leave(id, word).await,
             Some(Action::Kill(_)) => self.kill(id),
             None => {}
         }

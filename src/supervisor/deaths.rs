@@ -1,10 +1,10 @@
-//! Signals on the way to the end, and exits: committed, acknowledged, answered by the lifecycle.
+//! Ends by force, and exits: committed, acknowledged, answered by the lifecycle.
 
 use super::core::Core;
 use super::registry::Process;
 use crate::keeper::client::{Exit as KeeperExit, ExitStatus};
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Incarnation, State};
+use crate::lifecycle::{Event as Life, Exit, State};
 use crate::process::{Group, Pidfd, Removal, sweep_descendants};
 use std::time::Duration;
 
@@ -14,16 +14,6 @@ const STRAYS: usize = 256;
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 impl Core {
-    pub(super) async fn signal(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
-        self.wire.announce_shutdown(id, incarnation.0).await;
-        // One that was stopped (SIGSTOP) has to go on to hear it.
-        let process = &self.registry.instances[&id].process;
-        if let Err(error) = process.signal(signal).and_then(|()| process.signal(libc::SIGCONT)) {
-            // Gone by itself meanwhile: its exit is on its way.
-            tracing::debug!("instance {id} cannot be signalled: {error}");
-        }
-    }
-
     /// SIGKILLs everything that descends from an instance.
     pub(super) fn kill(&self, id: u32) {
         match self.group(id).filter(Group::exists) {
@@ -83,14 +73,6 @@ impl Core {
                 tracing::warn!("{} holds processes that cannot be killed", group.path().display());
             }
         });
-    }
-
-    /// Tells an instance to finish what it has begun. One that does not listen on its link is asked by its signal at
-    /// once: it would never learn of it, and whoever shuts down in good order does so on the signal.
-    pub(super) async fn drain(&mut self, id: u32, incarnation: Incarnation, signal: i32) {
-        if !self.wire.announce_drain(id, incarnation.0).await {
-            self.signal(id, incarnation, signal).await;
-        }
     }
 
     /// Whether the keeper has a child that is no instance: what outlives its parents comes to it. A sweep walks all of

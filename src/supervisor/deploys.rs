@@ -68,6 +68,7 @@ impl Core {
             return Err(Failure::new(what).hint("`herdwire apply FILE` also adds what is new in a file"));
         }
         // Everything that can be refused is tried first, so that a refusal has changed nothing.
+        self.check_order(&specs)?;
         let mut prepared = Vec::with_capacity(apps.len());
         for id in apps {
             let app = &self.registry.apps[&id];
@@ -250,6 +251,7 @@ impl Core {
             role: Role::Candidate,
             revision,
             alone,
+            told: false,
         };
         match self.state.commit_instance(&entry.record()) {
             Ok(()) => drop(self.registry.instances.insert(id, entry)),
@@ -281,17 +283,6 @@ impl Core {
             entry.role = Role::Retired;
         }
         self.retire(id).await;
-    }
-
-    /// Lets an instance finish what it has begun, then removes it.
-    pub(super) async fn retire(&mut self, id: u32) {
-        self.doom(id).await;
-        let Some(entry) = self.registry.instances.get(&id) else { return };
-        let drain_timeout = self.registry.spec_of(entry).reload.drain_timeout;
-        match entry.life.state() {
-            State::Launching { .. } | State::Online { .. } => self.live(id, Life::Drain(drain_timeout)).await,
-            _ => self.live(id, Life::Stop).await,
-        }
     }
 
     // --- what the rules are shown ---

@@ -1,9 +1,9 @@
 //! The process that an instance's life is, where it has named one: `MAINPID` of `sd_notify`.
 //!
-//! Whoever forks into the background ends the process that was started; whoever hands over to another process goes on in that
-//! one. From the moment on that an instance has said so, its exit is that process's, signals go there as well, and it is
-//! what `list` shows. Its pidfd lies in the store beside the first one's, and its number in the instance's record, so that a
-//! successor of this supervisor goes on with it.
+//! Whoever forks into the background ends the process that was started; whoever hands over to another process goes on
+//! in that one. From the moment on that an instance has said so, its exit is that process's, signals go there as well,
+//! and it is what `list` shows. Its pidfd lies in the store beside the first one's, and its number in the instance's
+//! record, so that a successor of this supervisor goes on with it.
 //!
 //! Invariants
 //! - A main process belongs to the instance and runs as the process that named it: nobody makes a stranger one.
@@ -166,11 +166,10 @@ impl Core {
         }
     }
 
-    /// Whether an instance goes on although this process of it has ended: the main one is another. One that ends well without
-    /// having named one may have done so in words that nobody has read yet.
+    /// Whether an instance goes on although this process of it has ended: the main one is another. One that ends well
+    /// without having named one may have done so in words that nobody has read yet.
     pub(super) async fn outlives(&mut self, id: u32, pid: u32, exit: Exit) -> bool {
-        let has_another =
-            |core: &Core| core.registry.instances[&id].process.main().is_some_and(|main| main.pid != pid);
+        let has_another = |core: &Core| core.registry.instances[&id].process.main().is_some_and(|main| main.pid != pid);
         let entry = &self.registry.instances[&id];
         let stands = matches!(entry.life.state(), State::Launching { .. } | State::Online { .. });
         if !has_another(self) && entry.process.main().is_none() && stands && exit == Exit::Code(0) {

@@ -25,6 +25,7 @@ mod deploys;
 mod foreground;
 mod health;
 mod journal;
+mod leaving;
 mod logs;
 mod main_process;
 mod ordering;

@@ -71,6 +71,8 @@ pub struct Entry {
     pub revision: u32,
     /// Whether it writes into log files without a number, as an app's only instance.
     pub alone: bool,
+    /// Whether its process has been told what its life says, if that is to leave.
+    pub told: bool,
 }
 
 /// What is known of an instance's current process.
@@ -326,6 +328,7 @@ impl Entry {
             number: self.number,
             role: self.role as u8,
             alone: self.alone,
+            told: self.told,
             main_pid: self.process.main().map_or(0, |main| main.pid),
             main_inode: self.process.main().and_then(|main| main.pidfd.inode().ok()).unwrap_or(0),
         }

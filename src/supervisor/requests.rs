@@ -211,6 +211,7 @@ impl Core {
                 role: Role::Member,
                 revision,
                 alone,
+                told: false,
             };
             self.state
                 .commit_instance(&entry.record())

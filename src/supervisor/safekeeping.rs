@@ -1,8 +1,9 @@
 //! Listeners in the keeping of a service manager, for the time after keeper and supervisor have died together.
 //!
-//! systemd keeps descriptors for a unit (`FDSTORE=1`) and passes them to its next start; what waits in their backlogs waits
-//! on. The supervisor hands over what is bound for its apps and takes back what is not bound any more; the keeper takes no part. What comes
-//! back at a start lies in the store, under app 0, which there never is, until the apps that come back have taken it.
+//! systemd keeps descriptors for a unit (`FDSTORE=1`) and passes them to its next start; what waits in their backlogs
+//! waits on. The supervisor hands over what is bound for its apps and the front, and takes back what is not bound any
+//! more; the keeper takes no part. What comes back at a start lies in the store, under app 0, which there never is,
+//! until the apps that come back have taken it.
 //!
 //! Invariants
 //! - What is kept is what is bound, by address: told again from the beginning by every supervisor, which changes nothing.
@@ -124,12 +125,16 @@ fn tell(manager: &UnixDatagram, text: &str, descriptor: Option<&OwnedFd>) -> io:
     Ok(())
 }
 
-/// What is bound for an app, in whichever release. A port that the system chose is another one the next time.
+/// What is bound for an app, in whichever release.
 fn bound_for(app: &App) -> impl Iterator<Item = (&ListenAddress, &OwnedFd)> {
     let others = app.others.iter().map(|release| (&release.spec, &release.listeners));
     let all = std::iter::once((&app.spec, &app.listeners)).chain(others);
-    let is_chosen = |address: &ListenAddress| !matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-    all.flat_map(|(spec, listeners)| spec.listen.iter().zip(listeners)).filter(move |(address, _)| is_chosen(address))
+    all.flat_map(|(spec, listeners)| spec.listen.iter().zip(listeners)).filter(|(address, _)| !is_chosen(address))
+}
+
+/// Whether the system is to choose the port: it will be another one the next time.
+fn is_chosen(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
 }
 
 impl Core {
@@ -138,7 +143,10 @@ impl Core {
         if self.safekeeping.manager.is_none() {
             return;
         }
-        let all = self.registry.apps.values().flat_map(bound_for);
+        let front = self.sections.front_address().map(ListenAddress::Tcp);
+        let front = front.zip(self.store.copy(Name::new(Kind::Front, 0, 0)));
+        let front = front.iter().map(|(address, socket)| (address, socket)).filter(|(address, _)| !is_chosen(address));
+        let all = self.registry.apps.values().flat_map(bound_for).chain(front);
         let named = all.filter_map(|(address, socket)| {
             Some((passed::name_of(address), (fstat(socket.as_fd()).ok()?.st_ino, socket)))
         });

@@ -14,7 +14,7 @@ use super::control::Failure;
 use super::core::Core;
 use super::traffic::Routes;
 use crate::bridge::Bridge;
-use crate::config::spec::{FrontSettings, RedisSettings, Settings, StatusSettings};
+use crate::config::spec::{FrontSettings, ListenAddress, RedisSettings, Settings, StatusSettings};
 use crate::front::{self, Front};
 use crate::keeper::name::{Kind, Name};
 use crate::process::sealed;
@@ -90,6 +90,11 @@ impl Sections {
         &self.kept
     }
 
+    /// Where the front listens, if there is one.
+    pub fn front_address(&self) -> Option<SocketAddr> {
+        self.kept.front.as_ref().map(|section| section.value.listen)
+    }
+
     pub fn bridge(&self) -> Option<&Bridge> {
         self.bridge.as_ref()
     }
@@ -111,7 +116,11 @@ impl Core {
         }
         let front_listener = match (front, &kept.front) {
             (true, Some(section)) => {
-                Some(front::bind(section.value.listen).map_err(|error| refusal(&error, error.hint()))?)
+                let address = section.value.listen;
+                match self.safekeeping.listener(&ListenAddress::Tcp(address)) {
+                    Some(Ok(socket)) => Some(TcpListener::from(socket)),
+                    _ => Some(front::bind(address).map_err(|error| refusal(&error, error.hint()))?),
+                }
             }
             _ => None,
         };

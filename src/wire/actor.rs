@@ -120,13 +120,14 @@ impl Actor {
                 let key = Key { instance, incarnation };
                 let greeted = self.members.get(&key).is_some_and(|known| known.greeted);
                 let link = self.links.get_mut(&key).filter(|_| greeted);
-                // Whoever asked may have gone meanwhile.
-                let _ = told.map(|told| told.send(link.is_some()));
+                let is_told = link.is_some();
                 if let Some(link) = link {
                     link.tell(0, &ToInstance::Shutdown, &[]);
                     let herd = self.members.get(&key).and_then(|known| self.herds.get_mut(&known.member.herd));
                     herd.into_iter().for_each(|herd| herd.leaves(key));
                 }
+                // Whoever asked may have gone meanwhile.
+                let _ = told.map(|told| told.send(is_told));
             }
             // Whoever asked may have gone meanwhile.
             Command::Look(reply) => drop(reply.send(self.herds.values_mut().map(Herd::view).collect())),

@@ -126,6 +126,34 @@ fn a_file_that_cannot_work_changes_nothing() {
 }
 
 #[test]
+fn an_order_that_cannot_be_kept_is_refused_by_apply_and_by_reload() {
+    let herdwire = Herdwire::new();
+    let db = app("db", "exec sleep 1000", "");
+    herdwire.write("herdwire.toml", &(db.clone() + &app("web", "exec sleep 1000", "depends_on = \"db\"")));
+    herdwire.ok(&["start"]);
+    let before = [pid(&herdwire, "db"), pid(&herdwire, "web")];
+    let refused = |file: &str, arguments: &[&str], reason: &str| {
+        herdwire.write("herdwire.toml", file);
+        let ran = herdwire.run(arguments);
+        assert_eq!(ran.status.code(), Some(2), "{ran:#?}");
+        assert!(ran.stderr.contains(reason), "{}", ran.stderr);
+        assert_eq!([pid(&herdwire, "db"), pid(&herdwire, "web")], before);
+    };
+    // With what runs already.
+    let circle = app("db", "exec sleep 1001", "depends_on = \"web\"");
+    refused(&circle, &["apply"], "wait for one another");
+    refused(&circle, &["reload", "herdwire.toml"], "wait for one another");
+    let lost = app("db", "exec sleep 1001", "depends_on = \"gone\"");
+    refused(&lost, &["apply"], "depends on `gone`");
+    refused(&lost, &["reload", "herdwire.toml"], "depends on `gone`");
+    let alone = app("web", "exec sleep 1001", "depends_on = \"db\"");
+    refused(&alone, &["apply", "--prune"], "which `--prune` would delete");
+    herdwire.write("herdwire.toml", &(alone + &db));
+    herdwire.ok(&["apply", "--prune"]);
+    assert_eq!((pid(&herdwire, "db"), pid(&herdwire, "web") != before[1]), (before[0], true));
+}
+
+#[test]
 fn a_release_with_more_instances_and_another_script_is_reloaded_and_grows() {
     let herdwire = Herdwire::new();
     herdwire.write("herdwire.toml", &app("web", "exec sleep 1000", "instances = 2"));

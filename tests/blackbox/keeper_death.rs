@@ -6,19 +6,6 @@ use crate::herdwire::{Herdwire, is_alive, signal, until};
 use crate::puppets::Stage;
 use crate::survivors::{LINES, identities, lines_go_on};
 
-/// Kills the keeper and waits until another one keeps, which is the supervisor of before.
-#[track_caller]
-fn kill_keeper(herdwire: &Herdwire) {
-    let (keeper, supervisor) = (herdwire.keeper_pid(), herdwire.supervisor_pid());
-    signal(keeper, Signal::SIGKILL);
-    until("another supervisor serves", || {
-        let ran = herdwire.run(&["ping", "--json"]);
-        let pong = serde_json::from_str::<serde_json::Value>(&ran.stdout).ok().filter(|_| ran.status.success());
-        pong.is_some_and(|pong| pong["supervisor"]["pid"] != supervisor)
-    });
-    assert_eq!(herdwire.keeper_pid(), supervisor, "the supervisor is the keeper now");
-}
-
 #[test]
 fn instances_messages_and_logs_go_on_without_their_keeper() {
     let herdwire = Herdwire::new();
@@ -31,7 +18,7 @@ fn instances_messages_and_logs_go_on_without_their_keeper() {
     puppets[1].does("subscribe news");
     let before = identities(&herdwire);
     for round in 0..3 {
-        kill_keeper(&herdwire);
+        herdwire.kill_keeper();
         assert_eq!(identities(&herdwire), before);
         puppets[0].does(&format!("publish news {round}"));
         assert!(puppets[1].hears().ends_with(&format!(" {round}")));
@@ -54,7 +41,7 @@ fn exits_of_instances_that_lost_their_keeper_are_exact() {
     herdwire.ok(&["start", &ends(0), "-n", "well", "--no-autorestart"]);
     herdwire.ok(&["start", "sleep 1000", "-n", "killed", "--no-autorestart"]);
     herdwire.ok(&["start", "sleep 1000", "-n", "again"]);
-    kill_keeper(&herdwire);
+    herdwire.kill_keeper();
     signal(herdwire.instance("killed").pid, Signal::SIGTERM);
     let again = herdwire.instance("again").pid;
     signal(again, Signal::SIGKILL);
@@ -76,7 +63,7 @@ fn what_ended_while_neither_served_is_known() {
     let ends = "while [ ! -e go ]; do sleep 0.01; done; exit 5";
     herdwire.ok(&["start", ends, "-n", "ends", "--no-autorestart"]);
     herdwire.ok(&["start", ends, "-n", "orphan", "--no-autorestart"]);
-    kill_keeper(&herdwire);
+    herdwire.kill_keeper();
     let pids = [herdwire.instance("ends").pid, herdwire.instance("orphan").pid];
     // Nobody looks while they end.
     let supervisor = herdwire.supervisor_pid();
@@ -100,7 +87,7 @@ fn an_orphan_is_stopped_restarted_and_swept_like_any_other() {
     herdwire.ok(&["start", family, "-n", "family"]);
     herdwire.await_log("family-out.log", "up\n");
     until("the family is complete", || herdwire.processes_of("family").len() == 2);
-    kill_keeper(&herdwire);
+    herdwire.kill_keeper();
     herdwire.ok(&["stop", "polite"]);
     assert_eq!(herdwire.log("polite-out.log"), "up\ngoodbye\n");
     herdwire.ok(&["restart", "family"]);
@@ -160,7 +147,7 @@ fn a_keeper_that_dies_in_the_middle_of_an_upgrade_has_one_heir() {
 fn kill_ends_everything_after_the_keeper_died_too() {
     let herdwire = Herdwire::new();
     herdwire.ok(&["start", "sleep 1000", "-n", "nap", "-i", "3"]);
-    kill_keeper(&herdwire);
+    herdwire.kill_keeper();
     herdwire.ok(&["start", "sleep 1000", "-n", "other"]);
     herdwire.ok(&["kill"]);
     until("nothing runs any more", || herdwire.processes().is_empty());

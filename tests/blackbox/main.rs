@@ -35,6 +35,7 @@ mod front;
 mod groups;
 mod health;
 mod keeper_death;
+mod leaving;
 mod leftovers;
 mod lifecycle;
 mod listeners;

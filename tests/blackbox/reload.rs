@@ -337,6 +337,7 @@ fn a_reload_outlives_the_death_of_its_supervisor_in_every_phase() {
     herdwire.kill_supervisor();
     assert_eq!(phase(&herdwire, "app"), "probation");
     for _ in 0..2 {
+        until("it runs", || herdwire.instances("app")[0].is_online());
         let victim = herdwire.instances("app")[0].pid;
         signal(victim, Signal::SIGKILL);
         until("it is noticed", || herdwire.instances("app")[0].pid != victim);

@@ -34,15 +34,6 @@ fn saved_names(herdwire: &Herdwire) -> Vec<String> {
     apps.map(|app| app["spec"]["name"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// Both at once: neither has the time to do anything about the other's death.
-fn kill_both(herdwire: &Herdwire) {
-    let (supervisor, keeper) = (herdwire.supervisor_pid(), herdwire.keeper_pid());
-    signal(supervisor, Signal::SIGSTOP);
-    signal(keeper, Signal::SIGKILL);
-    signal(supervisor, Signal::SIGKILL);
-    until("both are gone", || !is_alive(supervisor) && !is_alive(keeper));
-}
-
 /// Name, id and status of every instance.
 fn picture(herdwire: &Herdwire) -> Vec<(String, u64, String)> {
     let mut all: Vec<_> = herdwire.list().into_iter().map(|one| (one.name, one.id, one.status)).collect();
@@ -150,7 +141,7 @@ fn after_both_have_died_the_next_start_brings_everything_back_once() {
     let before = picture(&herdwire);
     let old: Vec<u32> = herdwire.processes_of("two").into_iter().chain(herdwire.processes_of("deaf")).collect();
     assert!(old.len() >= 4, "{old:?}");
-    kill_both(&herdwire);
+    herdwire.kill_both();
     assert!(old.iter().filter(|pid| is_alive(**pid)).count() >= 4, "orphans run on");
 
     herdwire.ok(&["start", "./run", "-n", "new"]);

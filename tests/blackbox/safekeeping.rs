@@ -12,7 +12,7 @@ use nix::cmsg_space;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use crate::herdwire::{Herdwire, SOON, is_alive, poll, signal, until, worker};
+use crate::herdwire::{Herdwire, SOON, poll, signal, until, worker};
 
 /// A service manager that starts keepers, and keeps what it is told to keep.
 struct Manager {
@@ -69,7 +69,8 @@ impl Manager {
         let mut bytes = [0; 4096];
         let mut room = cmsg_space!([i32; 4]);
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let seen = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
+        let seen =
+            recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
         let rights = seen.cmsgs().unwrap().filter_map(|message| match message {
             ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
             _ => None,
@@ -91,12 +92,8 @@ impl Manager {
 
     /// Both die at once.
     fn kills_both(&mut self) {
-        let (supervisor, keeper) = (self.herdwire.supervisor_pid(), self.herdwire.keeper_pid());
-        signal(supervisor, Signal::SIGSTOP);
-        signal(keeper, Signal::SIGKILL);
-        signal(supervisor, Signal::SIGKILL);
+        self.herdwire.kill_both();
         self.unit.take().unwrap().wait().unwrap();
-        until("both are gone", || !is_alive(supervisor) && !is_alive(keeper));
     }
 }
 
@@ -127,7 +124,10 @@ fn what_waits_at_a_listener_is_served_after_keeper_and_supervisor_died_together(
     manager.starts();
     let (address, path) = (free_port(), manager.herdwire.work().join("app.sock"));
     let app = |name: &str, listen: &str| {
-        format!("[[app]]\nname = {name:?}\nscript = {:?}\nlisten = [{listen:?}]\n", worker("server").display().to_string())
+        format!(
+            "[[app]]\nname = {name:?}\nscript = {:?}\nlisten = [{listen:?}]\n",
+            worker("server").display().to_string()
+        )
     };
     let tcp = app("tcp", &format!("tcp://{address}"));
     let unix = format!("[[app]]\nname = \"unix\"\nscript = \"sleep 1000\"\nlisten = [\"unix://{}\"]\n", path.display());
@@ -163,9 +163,25 @@ fn a_listener_that_nobody_wants_any_more_is_closed_and_given_back() {
     // One of another's is none of ours, whatever it is.
     manager.kept.insert("other.socket".to_owned(), File::open("/dev/null").unwrap().into());
     manager.starts();
-    manager.hears("has given it back", |manager| {
-        manager.has_heard("FDSTOREREMOVE=1\nFDNAME=herdwire-listener-")
-    });
+    manager.hears("has given it back", |manager| manager.has_heard("FDSTOREREMOVE=1\nFDNAME=herdwire-listener-"));
     manager.kept.clear();
     until("the port is free", || TcpListener::bind(address).is_ok());
+}
+
+#[test]
+fn a_browser_that_comes_while_nobody_lives_waits_for_the_next_front() {
+    let mut manager = Manager::new();
+    manager.starts();
+    let address = free_port();
+    let front = format!("[front]\nlisten = \"tcp://{address}\"\n[[app]]\nname = \"app\"\nscript = \"sleep 1000\"\n");
+    manager.herdwire.write("herdwire.toml", &front);
+    manager.herdwire.ok(&["start"]);
+    manager.hears("has a listener to keep", |manager| manager.kept.len() == 1);
+    manager.kills_both();
+    let mut browser = TcpStream::connect(address).unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").unwrap();
+    manager.starts();
+    let mut answer = String::new();
+    browser.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
 }

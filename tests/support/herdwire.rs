@@ -207,13 +207,38 @@ impl Herdwire {
         let before = self.supervisor_pid();
         let since = Instant::now();
         signal(before, Signal::SIGKILL);
+        self.await_another(before);
+        since.elapsed()
+    }
+
+    /// Kills the keeper and waits until another one keeps, which is the supervisor of before.
+    #[track_caller]
+    pub fn kill_keeper(&self) {
+        let (keeper, supervisor) = (self.keeper_pid(), self.supervisor_pid());
+        signal(keeper, Signal::SIGKILL);
+        self.await_another(supervisor);
+        assert_eq!(self.keeper_pid(), supervisor, "the supervisor is the keeper now");
+    }
+
+    /// Kills both at once: neither has the time to do anything about the other's death.
+    #[track_caller]
+    pub fn kill_both(&self) {
+        let (supervisor, keeper) = (self.supervisor_pid(), self.keeper_pid());
+        signal(supervisor, Signal::SIGSTOP);
+        signal(keeper, Signal::SIGKILL);
+        signal(supervisor, Signal::SIGKILL);
+        until("both are gone", || !is_alive(supervisor) && !is_alive(keeper));
+    }
+
+    /// Waits until another supervisor than this one answers.
+    #[track_caller]
+    fn await_another(&self, before: u32) {
         let answers = || {
             let ran = self.run(&["ping", "--json"]);
             let pong: Option<Value> = serde_json::from_str(&ran.stdout).ok().filter(|_| ran.status.success());
             pong.filter(|pong| pong["supervisor"]["pid"] != before).map(|_| ())
         };
-        poll(SOON, answers).unwrap_or_else(|| panic!("no supervisor came back\n{}", self.own_log()));
-        since.elapsed()
+        poll(SOON, answers).unwrap_or_else(|| panic!("no other supervisor came\n{}", self.own_log()));
     }
 
     /// What an instance wrote so far, empty while there is no such file.

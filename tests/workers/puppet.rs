@@ -3,9 +3,9 @@
 //! Connects to the test over `PUPPET_SOCKET`, says who it is, then obeys one command a line and reports what it
 //! hears. Ends when the test does.
 //!
-//! Started as `puppet background TEXT` it forks into the background instead, in a session of its own, and ends well once it
-//! has notified TEXT; as `puppet in-front TEXT` it does the same and waits for the other one. `WHO` in TEXT stands for the
-//! number of the one that reports to the test.
+//! Started as `puppet background TEXT` it forks into the background instead, in a session of its own, and ends well
+//! once it has notified TEXT; as `puppet in-front TEXT` it does the same and waits for the other one. `WHO` in TEXT
+//! stands for the number of the one that reports to the test.
 //!
 //! ```text
 //! test -> puppet                       puppet -> test

@@ -80,6 +80,8 @@ pub struct InstanceRecord {
     pub main_pid: u32,
     /// Inode of that one's pidfd.
     pub main_inode: u64,
+    /// Its process has been told to leave, as far as its life says so.
+    pub told: bool,
 }
 
 impl Default for InstanceRecord {
@@ -101,6 +103,7 @@ impl Default for InstanceRecord {
             alone: false,
             main_pid: 0,
             main_inode: 0,
+            told: false,
         }
     }
 }
@@ -160,6 +163,7 @@ impl Fields for InstanceRecord {
         body.put([self.role, u8::from(self.alone)]);
         body.put(self.main_pid.to_le_bytes());
         body.put(self.main_inode.to_le_bytes());
+        body.put([u8::from(self.told)]);
     }
 
     fn read(body: &mut Reading<'_>) -> InstanceRecord {
@@ -180,6 +184,7 @@ impl Fields for InstanceRecord {
             alone: body.take() != [0],
             main_pid: body.u32(),
             main_inode: body.u64(),
+            told: body.take() != [0],
         }
     }
 }

@@ -28,6 +28,7 @@ fn instance(id: u32) -> InstanceRecord {
         alone: true,
         main_pid: 42,
         main_inode: 43,
+        told: true,
     }
 }
 
