@@ -79,6 +79,10 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
         ("slot in the wire", instance.slot.map_or_else(|| "none".to_owned(), |slot| slot.to_string())),
     ];
     rows.extend(health(&instance.health));
+    if let Some(fault) = &instance.log_fault {
+        let after = rows.iter().position(|(key, _)| *key == "error log").map_or(rows.len(), |at| at + 1);
+        rows.insert(after, ("logs", fault.clone()));
+    }
     if let Some(exit) = instance.last_exit {
         rows.insert(1, ("last exit", exit_text(exit)));
     }

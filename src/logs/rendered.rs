@@ -22,6 +22,7 @@ use super::index::Times;
 use super::line::Style;
 use super::position::{Position, PositionFile, SpoolId};
 use super::tail::read_up_to;
+use super::written::Written;
 use crate::config::spec::Rotation;
 
 /// What is read and rendered at a time, and the longest line that stays one.
@@ -81,11 +82,19 @@ impl Rendered {
         self.position.spools.get(&id).copied().unwrap_or(0)
     }
 
-    /// Renders what is there of a spool in whole lines.
+    /// Opens the file, if it is not open.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `mkdir(2)`, or the position cannot be committed.
+    pub fn prepare(&mut self) -> io::Result<()> {
+        self.ensure_open()
+    }
+
+    /// Renders what is there of a spool in whole lines, and notes where they are.
     ///
     /// # Errors
     /// The file takes nothing, or the position cannot be committed: nothing of the batch at hand is in the file then.
-    pub fn advance(&mut self, source: &Source<'_>, style: &mut Style) -> io::Result<()> {
+    pub fn advance(&mut self, source: &Source<'_>, style: &mut Style, written: &mut Written) -> io::Result<()> {
         // A spool that was removed by somebody, or that belongs to another life, begins anew.
         let mut at = self.done(source.id).max(source.from).min(source.length);
         if at == source.length {
@@ -95,7 +104,7 @@ impl Rendered {
         let mut block = vec![0; (source.length - at).min(BATCH as u64) as usize];
         while at < source.length {
             let most = (source.length - at).min(BATCH as u64) as usize;
-            match self.batch(source, style, at, &mut block[..most])? {
+            match self.batch(source, style, at, &mut block[..most], written)? {
                 0 => break,
                 read => at += read as u64,
             }
@@ -104,7 +113,14 @@ impl Rendered {
     }
 
     /// Renders one batch, and says how many bytes of the spool it took.
-    fn batch(&mut self, source: &Source<'_>, style: &mut Style, at: u64, block: &mut [u8]) -> io::Result<usize> {
+    fn batch(
+        &mut self,
+        source: &Source<'_>,
+        style: &mut Style,
+        at: u64,
+        block: &mut [u8],
+        written: &mut Written,
+    ) -> io::Result<usize> {
         let read = read_up_to(source.file, block, at)?;
         let block = &block[..read];
         let whole = match block.iter().rposition(|byte| *byte == b'\n') {
@@ -126,6 +142,8 @@ impl Rendered {
         self.append(&text, first)?;
         self.position.spools.insert(source.id, at + whole as u64);
         self.commit_or_undo(source.id, at, text.len() as u64)?;
+        let appended = text.len() as u64;
+        written.note(self.position.identity, self.position.length.saturating_sub(appended), appended);
         if self.file.is_due(self.position.length) {
             self.file.put_aside();
         }

@@ -31,6 +31,7 @@ use super::position::SpoolId;
 use super::pump::{Kind, StreamKey};
 use super::rendered::{Rendered, Source};
 use super::target::Took;
+use super::written::Written;
 
 /// What may wait to be rendered.
 const MOST: u64 = 8 * 1024 * 1024;
@@ -53,6 +54,8 @@ pub struct Spool {
     hole: u64,
     logs: Vec<Arc<Mutex<Rendered>>>,
     style: Style,
+    /// Where its lines are in the first log.
+    written: Written,
     /// Why a log took nothing the last time.
     waits: Option<i32>,
 }
@@ -87,7 +90,10 @@ impl Spool {
             lock(log).forget(id)?;
         }
         let (times, hole) = (Times::of(&path), first_data(&reading).min(length));
-        Ok(Spool { id, path, open, reading, index, times, length, hole, logs, style, waits: None })
+        // Created by now, as others are, and if it cannot be, that is known before there is something to write.
+        let prepared = logs.iter().map(|log| lock(log).prepare()).fold(Ok(()), Result::and);
+        let (written, waits) = (Written::default(), prepared.err().as_ref().map(number));
+        Ok(Spool { id, path, open, reading, index, times, length, hole, logs, style, written, waits })
     }
 
     /// Moves at most `most` bytes from the pipe into the spool, and renders what is whole.
@@ -120,6 +126,11 @@ impl Spool {
     /// Why something is left to be rendered though nothing is in the pipe: the number of an error.
     pub fn waits(&self) -> Option<i32> {
         self.waits
+    }
+
+    /// Where its lines are in the first log.
+    pub fn written(&self) -> &Written {
+        &self.written
     }
 
     /// The logs that it leads to.
@@ -173,7 +184,8 @@ impl Spool {
 
     /// Renders what can be; what cannot be waits in the spool.
     fn render_later(&mut self) {
-        self.waits = self.render(false).err().map(|error| error.raw_os_error().unwrap_or(libc::EIO));
+        let prepared = self.logs.iter().map(|log| lock(log).prepare()).fold(Ok(()), Result::and);
+        self.waits = self.render(false).and(prepared).err().as_ref().map(number);
     }
 
     fn render(&mut self, ended: bool) -> io::Result<()> {
@@ -186,9 +198,11 @@ impl Spool {
             ended,
         };
         let mut result = Ok(());
-        for log in &self.logs {
+        let mut of_others = Written::default();
+        for (at, log) in self.logs.iter().enumerate() {
+            let written = if at == 0 { &mut self.written } else { &mut of_others };
             // One that takes nothing does not hold the others up.
-            let advanced = lock(log).advance(&source, &mut self.style);
+            let advanced = lock(log).advance(&source, &mut self.style, written);
             result = result.and(advanced);
         }
         self.cut();
@@ -261,6 +275,10 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
         make(folder)?;
     }
     Ok(())
+}
+
+fn number(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 fn lock(log: &Arc<Mutex<Rendered>>) -> std::sync::MutexGuard<'_, Rendered> {

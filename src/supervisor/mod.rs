@@ -23,6 +23,7 @@ mod deploys;
 mod foreground;
 mod health;
 mod journal;
+mod log_faults;
 mod logs;
 mod ordering;
 mod orphans;

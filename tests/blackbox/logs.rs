@@ -72,7 +72,7 @@ fn logs_shows_the_last_lines_and_f_goes_on() {
     let line = "seq 1 100; while [ ! -e go ]; do sleep 0.01; done; echo later; exec sleep 1000";
     herdwire.ok(&["start", line, "-n", "app"]);
     herdwire.await_log("app-out.log", "100\n");
-    let shown = herdwire.ok(&["logs", "app", "--lines", "3", "--raw", "--out"]);
+    let shown = herdwire.ok(&["logs", "--nostream", "app", "--lines", "3", "--raw", "--out"]);
     assert!(shown.ends_with("98\n99\n100\n") && !shown.contains("97"), "{shown}");
 
     let mut follow = herdwire.command(&["logs", "app", "-f", "--lines", "1", "--raw", "--out"]);

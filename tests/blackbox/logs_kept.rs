@@ -92,11 +92,11 @@ fn a_log_is_put_aside_at_its_size_and_shown_with_what_was_put_aside() {
     until("all of it", || with_asides(&log).ends_with("\n20000\n"));
     assert!(herdwire.home().join("logs/much-out.log.000003").exists());
     assert!(with_asides(&log).lines().eq((1..=20_000).map(|number| number.to_string())));
-    let shown = herdwire.ok(&["logs", "much", "--out", "--raw", "--lines", "15000"]);
+    let shown = herdwire.ok(&["logs", "--nostream", "much", "--out", "--raw", "--lines", "15000"]);
     assert!(shown.lines().eq((5001..=20_000).map(|number| number.to_string())), "{} lines", shown.lines().count());
-    let shown = herdwire.ok(&["logs", "much", "--out", "--raw", "--since", "1h"]);
+    let shown = herdwire.ok(&["logs", "--nostream", "much", "--out", "--raw", "--since", "1h"]);
     assert_eq!(shown.lines().count(), 20_000);
-    assert_eq!(herdwire.ok(&["logs", "much", "--out", "--raw", "--since", "2999-01-01T00:00:00Z"]), "");
+    assert_eq!(herdwire.ok(&["logs", "--nostream", "much", "--out", "--raw", "--since", "2999-01-01T00:00:00Z"]), "");
     assert_eq!(herdwire.ok(&["logs", "much", "--out", "--raw", "--until", "2h"]), "");
 }
 
@@ -151,15 +151,15 @@ fn logs_can_be_had_as_json_with_times_and_by_what_is_in_them() {
     herdwire.ok(&["start", "echo good; echo bad >&2; exec sleep 1000", "-n", "app"]);
     herdwire.await_log("app-out.log", "good\n");
     herdwire.await_log("app-error.log", "bad\n");
-    let lines = herdwire.ok(&["logs", "app", "--json"]);
+    let lines = herdwire.ok(&["logs", "--nostream", "app", "--json"]);
     let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines[0]["message"].as_str(), lines[1]["type"].as_str()), (Some("good\n"), Some("err")));
     assert!(lines[0]["timestamp"].as_str().unwrap().starts_with("20"));
-    let pairs = herdwire.ok(&["logs", "app", "--format", "--err"]);
+    let pairs = herdwire.ok(&["logs", "--nostream", "app", "--format", "--err"]);
     assert!(pairs.starts_with("timestamp=20") && pairs.ends_with(" app=app id=0 type=error message=bad\n"), "{pairs}");
-    let stamped = herdwire.ok(&["logs", "app", "--out", "--timestamp", "YYYY"]);
+    let stamped = herdwire.ok(&["logs", "--nostream", "app", "--out", "--timestamp", "YYYY"]);
     assert!(stamped.ends_with(" 0|app | good\n"), "{stamped}");
-    assert_eq!(herdwire.ok(&["logs", "app", "--raw", "--grep", "oo"]), "good\n");
+    assert_eq!(herdwire.ok(&["logs", "--nostream", "app", "--raw", "--grep", "oo"]), "good\n");
 }
 
 #[test]
