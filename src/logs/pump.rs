@@ -139,7 +139,11 @@ impl Pump {
         let trouble = sink.prepare(stream, &pipe, &self.shared).err();
         let trouble = trouble.map(|error| (sink.path(), error));
         let told = trouble.as_ref().map(|(_, error)| error.raw_os_error().unwrap_or(libc::EIO));
-        let token = self.shared.table().add(stream, |token| Stream { trouble: told, told: told.map(|number| (number, false)), ..Stream::new(token, stream, sink, pipe) });
+        let token = self.shared.table().add(stream, |token| Stream {
+            trouble: told,
+            told: told.map(|number| (number, false)),
+            ..Stream::new(token, stream, sink, pipe)
+        });
         lock(&self.shared.restless).insert(token);
         self.shared.ring();
         trouble

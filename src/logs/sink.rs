@@ -63,10 +63,7 @@ pub enum Sink {
         written: Written,
     },
     /// Opened when the first bytes come, and tried again while that fails.
-    Spool {
-        plan: Plan,
-        spool: Option<Box<Spool>>,
-    },
+    Spool { plan: Plan, spool: Option<Box<Spool>> },
 }
 
 impl Sink {

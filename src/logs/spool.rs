@@ -49,6 +49,8 @@ pub struct Spool {
     reading: File,
     index: Index,
     times: Times,
+    /// The last time in the index.
+    noted_ms: Option<u64>,
     /// How long it is; what is before `hole` is no more.
     length: u64,
     hole: u64,
@@ -93,7 +95,7 @@ impl Spool {
         // Created by now, as others are, and if it cannot be, that is known before there is something to write.
         let prepared = logs.iter().map(|log| lock(log).prepare()).fold(Ok(()), Result::and);
         let (written, waits) = (Written::default(), prepared.err().as_ref().map(number));
-        Ok(Spool { id, path, open, reading, index, times, length, hole, logs, style, written, waits })
+        Ok(Spool { id, path, open, reading, index, times, noted_ms: None, length, hole, logs, style, written, waits })
     }
 
     /// Moves at most `most` bytes from the pipe into the spool, and renders what is whole.
@@ -105,9 +107,7 @@ impl Spool {
         let took = self.open.take(pipe, most)?;
         match took {
             Took::Bytes(_) => {
-                let now = wall_ms();
-                self.index.note(self.length, now);
-                self.times.0.push((self.length, now));
+                self.note_time();
                 // Asked for, since a write that failed half-way is finished by the next one.
                 self.length = self.open.size()?;
                 // Noticed at the next take, if it is not over by then.
@@ -138,6 +138,16 @@ impl Spool {
         &self.logs
     }
 
+    /// Takes note of the time of what comes now, unless it is that of what came before.
+    fn note_time(&mut self) {
+        let now = wall_ms();
+        if self.noted_ms != Some(now) {
+            self.index.note(self.length, now);
+            self.times.0.push((self.length, now));
+            self.noted_ms = Some(now);
+        }
+    }
+
     /// Renders what fills the spool.
     fn make_room(&mut self) -> io::Result<()> {
         if self.length - self.done() >= MOST { self.render(false) } else { Ok(()) }
@@ -156,6 +166,7 @@ impl Spool {
         self.open.set_len(begun)?;
         self.length = begun;
         self.index.cut_back(begun);
+        self.noted_ms = None;
         self.times.0.retain(|(from, _)| *from < begun);
         let lines = carry.iter().filter(|byte| **byte == b'\n').count() as u64;
         let lost = Lost { lines, bytes: size - begun + carry.len() as u64 };
@@ -171,7 +182,7 @@ impl Spool {
         self.open.reserve(REACH)?;
         let before = if self.open.is_in_a_line().unwrap_or(false) { "\n" } else { "" };
         self.open.append(format!("{before}{line}\n").as_bytes())?;
-        self.times.0.push((self.length, wall_ms()));
+        self.note_time();
         self.length = self.open.size()?;
         self.render_later();
         Ok(())
@@ -216,6 +227,7 @@ impl Spool {
             let known = self.times.0.partition_point(|(from, _)| *from <= done).saturating_sub(1);
             self.times.0.drain(..known);
             if done == self.length {
+                self.noted_ms = None;
                 self.index.reset();
             }
         }

@@ -116,6 +116,39 @@ fn an_instance_that_writes_to_its_file_itself_or_to_none() {
 }
 
 #[test]
+fn an_app_runs_though_its_log_cannot_be_written_and_that_is_said_for_as_long_as_it_is_so() {
+    for format in ["", "time = true\n"] {
+        let herdwire = Herdwire::new();
+        let in_the_way = herdwire.write("folder", "a file");
+        let log = herdwire.work().join("folder/out.log");
+        let app = "name = \"app\"\nscript = \"echo hello; exec sleep 1000\"\nout_file = \"folder/out.log\"\n";
+        herdwire.write("herdwire.toml", &format!("[[app]]\n{app}{format}"));
+        let ran = herdwire.run(&["start"]);
+        assert!(ran.status.success(), "{ran:#?}");
+        let fault = format!("the log {} cannot be written, its lines wait: ", log.display());
+        assert!(ran.stderr.starts_with(&format!("warning: {fault}")), "{}", ran.stderr);
+        assert!(herdwire.instance("app").is_online());
+        assert!(herdwire.ok(&["list"]).contains(&format!("warning: {fault}")));
+        assert!(herdwire.ok(&["describe", "app"]).contains("its lines wait"));
+        fs::remove_file(in_the_way).unwrap();
+        fs::create_dir(log.parent().unwrap()).unwrap();
+        until("the line is there", || text(&log).ends_with("hello\n"));
+        until("it is over", || !herdwire.ok(&["list"]).contains("cannot be written"));
+        assert!(!herdwire.ok(&["describe", "app"]).contains("its lines wait"));
+    }
+}
+
+#[test]
+fn a_log_that_can_never_be_one_is_refused_and_an_odd_stamp_is_a_warning() {
+    let herdwire = Herdwire::new();
+    fs::create_dir(herdwire.work().join("folder")).unwrap();
+    let said = herdwire.refused(&["start", "sleep 1000", "-n", "app", "-o", "folder"]);
+    assert!(said.contains("is a folder"), "{said}");
+    let ran = herdwire.run(&["start", "sleep 1000", "-n", "app", "--log-date-format", "%Y-%m-%d"]);
+    assert!(ran.status.success() && ran.stderr.contains("written as for strftime"), "{ran:#?}");
+}
+
+#[test]
 fn flush_empties_logs_and_reload_logs_leaves_one_that_was_moved() {
     let herdwire = Herdwire::new();
     let script = "echo one; while :; do [ -e go ] && rm go && echo next; sleep 0.01; done";

@@ -2,6 +2,7 @@
 
 mod following;
 mod losing;
+mod memory;
 mod rendered;
 mod rotation;
 mod shared;
