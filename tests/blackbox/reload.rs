@@ -139,7 +139,7 @@ fn a_reload_that_failed_shows_the_last_words_of_its_own_failure_alone() {
             log("out")
         );
         assert!(said.contains(&words), "{said}");
-        assert!(!said.contains("old"), "{said}");
+        assert!(!said.contains("  old"), "{said}");
     }
     // One that says nothing is not given others' words.
     write_shell(&herdwire, 1, "exit 4", "", "");
