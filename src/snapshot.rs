@@ -117,6 +117,8 @@ pub struct InstanceView {
     pub cwd: PathBuf,
     pub out_log: PathBuf,
     pub error_log: PathBuf,
+    /// What is wrong with its logs, in a sentence.
+    pub log_fault: Option<String>,
     pub autorestart: bool,
     pub wait_ready: bool,
     pub kill_timeout_ms: u64,

@@ -155,6 +155,7 @@ fn instance(app: &str, log: &Path) -> InstanceView {
         cwd: "/".into(),
         out_log: log.into(),
         error_log: log.into(),
+        log_fault: None,
         autorestart: true,
         wait_ready: false,
         kill_timeout_ms: 1600,
@@ -409,9 +410,9 @@ fn logs_are_read_and_followed_without_a_supervisor() {
     let log = logs.join("web-out-3.log");
     fs::write(&log, "one\ntwo\nthree").unwrap();
     fs::write(logs.join("web-error-3.log"), "oops\n").unwrap();
-    assert_eq!(place.run(&["logs", "web", "--out", "--lines", "2", "--raw"]).out, "two\nthree\n");
-    assert_eq!(place.run(&["logs", "3", "--err", "--raw"]).out, "oops\n");
-    assert!(place.run(&["logs"]).out.ends_with("web-error-3.log last 15 lines:\n3|web | oops\n"));
+    assert_eq!(place.run(&["logs", "--nostream", "web", "--out", "--lines", "2", "--raw"]).out, "two\nthree\n");
+    assert_eq!(place.run(&["logs", "--nostream", "3", "--err", "--raw"]).out, "oops\n");
+    assert!(place.run(&["logs", "--nostream"]).out.ends_with("web-error-3.log last 15 lines:\n3|web | oops\n"));
     place
         .run(&["logs", "nobody"])
         .failed_with(1, "error: no app or instance `nobody`\nhint:  `herdwire list` shows what there is\n");

@@ -13,7 +13,7 @@ Examples:
   herdwire start api.py -n api -- --port 8000
   herdwire start \"npm run worker\"        a command line
   herdwire restart api web               names, ids, or `all`
-  herdwire logs api -f                   the last lines, and what follows
+  herdwire logs api                      the last lines, and what follows (--nostream: not that)
   herdwire run herdwire.toml             in the foreground, for containers
 
 Everything lies in HERDWIRE_HOME (default ~/.herdwire).";
@@ -61,7 +61,7 @@ pub enum Verb {
     /// Show what changes, and why
     #[command(after_help = EVENTS_HELP)]
     Events(EventsOptions),
-    /// Show the last lines of logs; -f follows them
+    /// Show the last lines of logs, and what follows; --nostream ends there
     #[command(alias = "log")]
     Logs(LogsOptions),
     /// Empty logs; those that were put aside stay
@@ -312,9 +312,12 @@ pub struct ReloadArguments {
 pub struct LogsOptions {
     /// Names, ids, or `all` [default: all]
     pub select: Vec<String>,
-    /// Go on with what is written from now on
+    /// Go on with what is written from now on: what it does anyway, unless --until says when to end
     #[arg(short, long)]
     pub follow: bool,
+    /// End after the last lines, or after what was written since
+    #[arg(long, visible_alias = "no-stream", conflicts_with = "follow")]
+    pub nostream: bool,
     /// Lines of each log to begin with
     #[arg(long, default_value_t = 15, value_name = "N")]
     pub lines: usize,
@@ -345,9 +348,13 @@ pub struct LogsOptions {
     /// Only lines with this in them
     #[arg(long, value_name = "TEXT")]
     pub grep: Option<String>,
-    /// Do not follow (pm2's option; not following is the default here)
-    #[arg(long, hide = true, conflicts_with = "follow")]
-    pub nostream: bool,
+}
+
+impl LogsOptions {
+    /// Whether it goes on with what is written from now on, as pm2 does.
+    pub fn follows(&self) -> bool {
+        self.follow || !self.nostream && self.until.is_none()
+    }
 }
 
 #[cfg(test)]

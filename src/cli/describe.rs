@@ -81,6 +81,10 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
     ];
     rows.retain(|(key, _)| *key != "its arguments" || !instance.node_args.is_empty());
     rows.extend(health(&instance.health));
+    if let Some(fault) = &instance.log_fault {
+        let after = rows.iter().position(|(key, _)| *key == "error log").map_or(rows.len(), |at| at + 1);
+        rows.insert(after, ("logs", fault.clone()));
+    }
     if let Some(exit) = instance.last_exit {
         rows.insert(1, ("last exit", exit_text(exit)));
     }

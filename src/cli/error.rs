@@ -48,6 +48,8 @@ pub enum CliError {
 #[derive(Debug)]
 pub struct LogTail {
     pub path: PathBuf,
+    /// What they were written to, where they are one process's lines and not just the last ones of the file.
+    pub output: Option<&'static str>,
     pub lines: Vec<String>,
 }
 
@@ -88,8 +90,11 @@ impl CliError {
             report += &format!("cause: {}\n", one_line(&cause));
         }
         if let CliError::NotOnline { logs, .. } = self {
-            for LogTail { path, lines } in logs {
-                report += &format!("last lines of {}:\n", path.display());
+            for LogTail { path, output, lines } in logs {
+                match output {
+                    Some(output) => report += &format!("its last lines on {output} (in {}):\n", path.display()),
+                    None => report += &format!("last lines of {}:\n", path.display()),
+                }
                 lines.iter().for_each(|line| report += &format!("  {line}\n"));
             }
         }

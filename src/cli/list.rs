@@ -1,5 +1,6 @@
 //! `list`: the table.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use comfy_table::{CellAlignment, Color};
@@ -37,6 +38,15 @@ pub fn list(client: &Client, json: bool, out: &mut Output) -> Result<(), CliErro
         writeln!(out, "warning: {warning}")?;
     }
     Ok(())
+}
+
+/// Says of instances what is wrong with their logs, each fault once: they run all the same.
+pub fn warn_of_logs<'s>(instances: impl Iterator<Item = &'s InstanceView>) {
+    let faults: BTreeSet<&str> = instances.filter_map(|instance| instance.log_fault.as_deref()).collect();
+    for fault in faults {
+        // A warning that nobody can read is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "warning: {}", printable(fault));
+    }
 }
 
 /// What the supervisor shows of itself; `None` when none runs.

@@ -59,7 +59,8 @@ pub fn logs(client: &Client, options: &LogsOptions, out: &mut Output) -> Result<
     let width = sources.iter().map(|source| source.app.chars().count()).max().unwrap_or(0);
     let mut readings =
         sources.into_iter().map(|source| open(source, &wanted, &view, width)).collect::<Result<Vec<_>, _>>()?;
-    if view.has_headers() && wanted.most.is_some_and(|most| most > 0) {
+    let follows = options.follows();
+    if follows && view.has_headers() && wanted.most.is_some_and(|most| most > 0) {
         let whose = if options.select.is_empty() { "all".to_owned() } else { options.select.join(", ") };
         let lines = options.lines;
         writeln!(
@@ -71,15 +72,15 @@ pub fn logs(client: &Client, options: &LogsOptions, out: &mut Output) -> Result<
         if view.has_headers() && wanted.most.is_some_and(|most| most > 0) {
             writeln!(out, "{} last {} lines:", reading.source.path.display(), options.lines)?;
         }
-        let most = wanted.most.filter(|_| !options.follow);
+        let most = wanted.most.filter(|_| !follows);
         let left = reading.print(&wanted, most, out)?;
-        if !options.follow && left != Some(0) {
+        if !follows && left != Some(0) {
             reading.print_rest(&wanted, out)?;
         }
     }
     out.flush()?;
     let mut asked = Instant::now();
-    while options.follow && !reader_is_gone()? {
+    while follows && !reader_is_gone()? {
         if asked.elapsed() >= ASK {
             asked = Instant::now();
             for source in newcomers(client, options, &readings) {
@@ -145,7 +146,7 @@ fn wanted(options: &LogsOptions) -> Result<Wanted, CliError> {
     let read = |text: &String| time(text, now).map_err(|what| CliError::usage(what, TIMES));
     let since = options.since.as_ref().map(read).transpose()?;
     let until = options.until.as_ref().map(read).transpose()?;
-    let ends_now = since.is_some() && !options.follow;
+    let ends_now = since.is_some() && !options.follows();
     Ok(Wanted {
         from: since.map_or(From::Last(options.lines), From::Since),
         most: since.is_none().then_some(options.lines),

@@ -27,7 +27,9 @@ pub fn stop(client: &Client, words: &[String], out: &mut Output) -> Result<(), C
 /// Restarts instances and shows them.
 pub fn restart(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
     let snapshot = act(client, Request::Restart { select: select::selector(words) }, words, Wish::Restarted)?;
-    list::table(snapshot.instances.iter(), out)
+    list::table(snapshot.instances.iter(), out)?;
+    list::warn_of_logs(snapshot.instances.iter());
+    Ok(())
 }
 
 /// Deletes instances and names them.

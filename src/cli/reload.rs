@@ -16,7 +16,7 @@ use super::output::Output;
 use super::{list, select, start};
 use crate::config::spec::AppSpec;
 use crate::snapshot::{DeploymentPhase, DeploymentView, InstanceView, Snapshot};
-use crate::supervisor::control::{Failure, ReloadOptions, Request, Response};
+use crate::supervisor::control::{Failure, LastWords, ReloadOptions, Request, Response};
 
 /// How long a reload may take. It ends by itself: this is for a supervisor that does not.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -24,8 +24,6 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 const TICK: Duration = Duration::from_millis(200);
 /// How long a successor may take to come back when the supervisor dies.
 const SUCCESSOR: Duration = Duration::from_secs(30);
-/// Lines of a log that a failure shows.
-const LOG_LINES: usize = 20;
 /// What a reload that has failed exits with.
 const FAILED: u8 = 3;
 
@@ -75,7 +73,9 @@ pub fn follow(client: &Client, request: &Request, before: Option<&Snapshot>, out
         Response::Done(snapshot) => {
             progress.show(&snapshot, out)?;
             let concerned = |instance: &&InstanceView| progress.concerns(&instance.app, &snapshot);
-            list::table(snapshot.instances.iter().filter(concerned), out)
+            list::table(snapshot.instances.iter().filter(concerned), out)?;
+            list::warn_of_logs(snapshot.instances.iter().filter(concerned));
+            Ok(())
         }
         Response::Plan(_) => Ok(()),
         Response::Failed(failure) => {
@@ -210,7 +210,7 @@ impl Progress {
     }
 }
 
-/// A failure, with the end of the log of whoever failed.
+/// A failure, with what the process that failed has printed last.
 fn failed(failure: Failure, after: Option<&Snapshot>) -> CliError {
     let deployments = after.into_iter().flat_map(|snapshot| &snapshot.deployments);
     let is_it = |one: &&DeploymentView| {
@@ -221,18 +221,14 @@ fn failed(failure: Failure, after: Option<&Snapshot>) -> CliError {
     let instances = after.into_iter().flat_map(|snapshot| &snapshot.instances);
     let instance = instances.into_iter().find(|instance| Some(instance.id) == number);
     let (FAILED, Some(instance)) = (failure.code, instance) else { return CliError::Refused(failure) };
-    let logs: Vec<LogTail> =
-        [&instance.error_log, &instance.out_log].into_iter().filter_map(|path| last_lines(path)).collect();
+    let logs: Vec<LogTail> = failure.last_words.into_iter().map(last_lines).collect();
     let hint = failure.hint.unwrap_or_else(|| hint(instance, &logs));
-    // What went to stderr says more; stdout only when there is nothing else.
-    let logs = logs.into_iter().take(1).collect();
     CliError::NotOnline { what: failure.what, cause: failure.cause, logs, hint, code: failure.code }
 }
 
-fn last_lines(path: &Path) -> Option<LogTail> {
-    let lines = crate::logs::tail(path, LOG_LINES).unwrap_or_default();
-    let lines: Vec<_> = lines.iter().map(|line| list::printable(&String::from_utf8_lossy(line))).collect();
-    (!lines.is_empty()).then(|| LogTail { path: path.to_owned(), lines })
+fn last_lines(LastWords { error, path, lines }: LastWords) -> LogTail {
+    let lines = lines.iter().map(|line| list::printable(line)).collect();
+    LogTail { path, output: Some(if error { "stderr" } else { "stdout" }), lines }
 }
 
 fn hint(instance: &InstanceView, logs: &[LogTail]) -> String {
@@ -308,7 +304,7 @@ web goes back to its old release: web:1 ended
     #[test]
     fn who_binds_its_port_itself_is_told_of_listen() {
         let instance = &testing::snapshot().instances[0];
-        let log = |line: &str| vec![LogTail { path: "/l".into(), lines: vec![line.to_owned()] }];
+        let log = |line: &str| vec![LogTail { path: "/l".into(), output: None, lines: vec![line.to_owned()] }];
         assert!(hint(instance, &log("Error: listen EADDRINUSE: address already in use :::80")).contains("`listen = ["));
         assert!(hint(instance, &log("no such table")).contains("herdwire logs web"));
     }

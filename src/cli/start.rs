@@ -247,6 +247,7 @@ fn finish(
         Response::Done(snapshot) => {
             let down: Vec<_> = snapshot.instances.iter().filter(|one| concerned(one) && !is_well(one)).collect();
             list::table(snapshot.instances.iter().filter(|one| concerned(one)), out)?;
+            list::warn_of_logs(snapshot.instances.iter().filter(|one| concerned(one)));
             if down.is_empty() {
                 return Ok(());
             }
@@ -312,7 +313,7 @@ fn last_lines(down: &[&InstanceView]) -> Vec<LogTail> {
         let lines = crate::logs::tail(path, LOG_LINES).unwrap_or_default();
         let lines: Vec<_> = lines.iter().map(|line| list::printable(&String::from_utf8_lossy(line))).collect();
         if !lines.is_empty() {
-            tails.push(LogTail { path: path.clone(), lines });
+            tails.push(LogTail { path: path.clone(), output: None, lines });
         }
     }
     tails

@@ -117,6 +117,7 @@ fn instance(id: u32, app: &str) -> InstanceView {
         cwd: PathBuf::from("/srv/web"),
         out_log: PathBuf::from(format!("/h/logs/{app}-out-{id}.log")),
         error_log: PathBuf::from(format!("/h/logs/{app}-error-{id}.log")),
+        log_fault: None,
         autorestart: true,
         wait_ready: false,
         kill_timeout_ms: 1600,

@@ -11,6 +11,7 @@ use super::resolve::bad;
 use super::script;
 use super::section::{Section, Within};
 use super::spec::{AppSpec, LogFile, LogFormat, LogMode, LogSpec, Rotation};
+use crate::logs;
 use super::units;
 
 /// pm2's `time = true`.
@@ -223,6 +224,13 @@ pub(super) fn check_files<'a>(apps: impl Iterator<Item = (&'a AppSpec, &'a Outpu
         taken.extend(explicit(&app.logs).into_iter().map(|path| (path, app)));
     }
     Ok(())
+}
+
+/// What is probably not meant in an app's logs, as a sentence.
+pub(super) fn warning(app: &AppSpec) -> Option<String> {
+    let (LogFormat::Stamped(pattern) | LogFormat::Json(Some(pattern))) = &app.logs.format else { return None };
+    let odd = logs::oddity(pattern)?;
+    Some(format!("app `{}`: `log_date_format` {odd}", app.name))
 }
 
 fn explicit(logs: &LogSpec) -> Vec<PathBuf> {

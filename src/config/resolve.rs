@@ -352,6 +352,7 @@ fn warnings(file: &File, apps: &[AppSpec], settings: &Settings, surroundings: &S
     for (app, written) in apps.iter().zip(&file.apps) {
         let name = &app.name;
         warnings.extend(health::warnings(app));
+        warnings.extend(output::warning(app));
         warnings.extend(bounds::privilege(&app.bounds, surroundings.uid).map(|why| format!("app `{name}`: {why}")));
         let delays = written.restart_delay.as_ref().is_some_and(|delay| !delay.value.is_zero());
         if delays && app.rules.backoff.is_some() {

@@ -497,6 +497,18 @@ handshake = \"open\"
 }
 
 #[test]
+fn a_log_date_format_that_cannot_be_meant_is_a_warning() {
+    let world = World::new();
+    let warnings = |pattern: &str| {
+        let text = format!("[[app]]\nscript = \"server.js\"\nlog_date_format = \"{pattern}\"\n");
+        world.load(&text).unwrap().warnings
+    };
+    assert_eq!(warnings("YYYY-MM-DD HH:mm:ss.SSS Z"), [""; 0]);
+    let [odd] = &warnings("%Y-%m-%d")[..] else { panic!("one warning") };
+    assert!(odd.starts_with("app `server`: `log_date_format` is written as for strftime"), "{odd}");
+}
+
+#[test]
 fn the_reference_page_names_every_key() {
     let page = include_str!("../../docs/configuration.md");
     let sections = [

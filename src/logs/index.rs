@@ -204,8 +204,14 @@ impl Times {
 
     /// When the byte at `offset` was written, in ms since 1970: the nearest time that was noted before it, else after.
     pub fn at(&self, offset: u64) -> Option<u64> {
+        self.span(offset).0
+    }
+
+    /// The same, with the offset up to which it is the time of every byte.
+    pub fn span(&self, offset: u64) -> (Option<u64>, u64) {
         let next = self.0.partition_point(|(from, _)| *from <= offset);
-        self.0.get(next.saturating_sub(1)).map(|(_, time)| *time)
+        let until = self.0.get(next).map_or(u64::MAX, |(from, _)| *from);
+        (self.0.get(next.saturating_sub(1)).map(|(_, time)| *time), until)
     }
 
     /// The first offset that was written at `time` or later; `None`: nothing was.
@@ -234,6 +240,7 @@ mod tests {
         }
         let times = Times::of(&log);
         assert_eq!([0, 49, 50, 89, 5000].map(|at| times.at(at).unwrap()), [1000, 1000, 2500, 2500, 3000]);
+        assert_eq!([times.span(3), times.span(90)], [(Some(1000), 50), (Some(3000), u64::MAX)]);
         assert_eq!([0, 1001, 2500, 3001].map(|at| times.since(at)), [Some(0), Some(50), Some(50), None]);
         assert_eq!(Times::of(Path::new("/nowhere")).at(0), None);
     }

@@ -28,6 +28,7 @@ mod spool;
 mod stamp;
 mod tail;
 mod target;
+mod written;
 
 pub use direct::open_for_instance;
 pub use follow::{Follower, From, Line};
@@ -36,7 +37,7 @@ pub use losing::Lost;
 pub use place::{NOWHERE, Paths, is_nowhere, paths, placed};
 pub use pump::{Drained, Event, Kind, Pump, StreamKey};
 pub use sink::Route;
-pub use stamp::{PLAIN, Stamper};
+pub use stamp::{PLAIN, Stamper, oddity};
 pub use tail::{LINE_LIMIT, tail};
 
 #[cfg(test)]

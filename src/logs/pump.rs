@@ -120,23 +120,33 @@ impl Pump {
     }
 
     /// Takes charge of a pipe's read end (non-blocking): whatever comes out of it goes where the route says, into files
-    /// that are created along with their folder. Returns at once; a file that cannot be opened is an
-    /// [`Event::Trouble`]. A stream of the same key is replaced.
-    pub fn attach(&self, stream: StreamKey, pipe: OwnedFd, route: Route) {
+    /// that are created along with their folder. A stream of the same key is replaced. Blocks for the opening of files.
+    ///
+    /// Returns the file that cannot be opened, and why; that is tried again until it can be, and counts as told: what
+    /// follows is [`Event::Recovered`].
+    pub fn attach(&self, stream: StreamKey, pipe: OwnedFd, route: Route) -> Option<(PathBuf, io::Error)> {
         self.detach(stream);
         let mut table = self.shared.table();
-        let sink = match route {
+        let mut sink = match route {
             Route::Raw { path, rotation } => {
                 let target = table.target(&path, rotation, &self.shared.compressor);
                 lock(&target).join(stream);
-                Sink::File(target)
+                Sink::to(target)
             }
             Route::Rendered(plan) => Sink::of(plan),
         };
-        let token = table.add(stream, |token| Stream::new(token, stream, sink, pipe));
         drop(table);
+        let trouble = sink.prepare(stream, &pipe, &self.shared).err();
+        let trouble = trouble.map(|error| (sink.path(), error));
+        let told = trouble.as_ref().map(|(_, error)| error.raw_os_error().unwrap_or(libc::EIO));
+        let token = self.shared.table().add(stream, |token| Stream {
+            trouble: told,
+            told: told.map(|number| (number, false)),
+            ..Stream::new(token, stream, sink, pipe)
+        });
         lock(&self.shared.restless).insert(token);
         self.shared.ring();
+        trouble
     }
 
     /// Lets go of a stream; what is left in the pipe stays there. Nothing is told of it any more.
@@ -215,6 +225,23 @@ impl Pump {
                 Served::Stuck => return Drained::Left,
             }
         }
+    }
+
+    /// The last lines of a stream that is attached, or has ended not long ago, and the file that they are in: its own
+    /// alone, whoever else writes there. Blocks for the disk; reads little.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn last_lines(&self, stream: StreamKey, lines: usize) -> io::Result<Option<(PathBuf, Vec<Vec<u8>>)>> {
+        let attached = self.shared.table().find(stream).map(|stream| {
+            let stream = lock(&stream);
+            (stream.sink.path(), stream.sink.written())
+        });
+        let Some((path, written)) = attached.or_else(|| self.shared.table().remembered(stream)) else {
+            return Ok(None);
+        };
+        let lines = written.last_lines(&path, lines)?;
+        Ok((!lines.is_empty()).then_some((path, lines)))
     }
 
     /// What the pump has to tell. There is one receiver: `None` the second time. One that is dropped is told nothing.

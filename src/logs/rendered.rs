@@ -12,9 +12,12 @@
 //! - A line longer than [`BATCH`] is rendered in pieces, each marked as one that goes on.
 //! - Times are those at which the bytes were first seen.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use memchr::{memchr, memrchr};
 
 use super::compress::Asking;
 use super::file::{Found, LogFile, wall_ms};
@@ -22,10 +25,24 @@ use super::index::Times;
 use super::line::Style;
 use super::position::{Position, PositionFile, SpoolId};
 use super::tail::read_up_to;
+use super::written::Written;
 use crate::config::spec::Rotation;
 
 /// What is read and rendered at a time, and the longest line that stays one.
 const BATCH: usize = 256 * 1024;
+
+/// The most memory that is kept for rendered text between batches.
+const KEPT_TEXT: usize = 4 * 1024 * 1024;
+
+thread_local! {
+    /// What is read and rendered at a time: for one thread, not for one log, of which there may be thousands.
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { block: Vec::new(), text: Vec::new() }) };
+}
+
+struct Scratch {
+    block: Vec<u8>,
+    text: Vec<u8>,
+}
 
 /// What is to be rendered of a spool.
 pub struct Source<'s> {
@@ -81,55 +98,54 @@ impl Rendered {
         self.position.spools.get(&id).copied().unwrap_or(0)
     }
 
-    /// Renders what is there of a spool in whole lines.
+    /// Opens the file, if it is not open.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `mkdir(2)`, or the position cannot be committed.
+    pub fn prepare(&mut self) -> io::Result<()> {
+        self.ensure_open()
+    }
+
+    /// Renders what is there of a spool in whole lines, and notes where they are.
     ///
     /// # Errors
     /// The file takes nothing, or the position cannot be committed: nothing of the batch at hand is in the file then.
-    pub fn advance(&mut self, source: &Source<'_>, style: &mut Style) -> io::Result<()> {
+    pub fn advance(&mut self, source: &Source<'_>, style: &mut Style, written: &mut Written) -> io::Result<()> {
         // A spool that was removed by somebody, or that belongs to another life, begins anew.
         let mut at = self.done(source.id).max(source.from).min(source.length);
         if at == source.length {
             return Ok(());
         }
-        // Not kept: there may be thousands of logs.
-        let mut block = vec![0; (source.length - at).min(BATCH as u64) as usize];
-        while at < source.length {
-            let most = (source.length - at).min(BATCH as u64) as usize;
-            match self.batch(source, style, at, &mut block[..most])? {
-                0 => break,
-                read => at += read as u64,
+        SCRATCH.with_borrow_mut(|Scratch { block, text }| {
+            block.resize(BATCH, 0);
+            while at < source.length {
+                let most = (source.length - at).min(BATCH as u64) as usize;
+                let read = read_up_to(source.file, &mut block[..most], at)?;
+                text.clear();
+                let whole = render(source, style, at, &block[..read], text);
+                if whole == 0 {
+                    break;
+                }
+                self.put(source, at, whole as u64, text, written)?;
+                at += whole as u64;
             }
-        }
-        Ok(())
+            text.shrink_to(KEPT_TEXT);
+            Ok(())
+        })
     }
 
-    /// Renders one batch, and says how many bytes of the spool it took.
-    fn batch(&mut self, source: &Source<'_>, style: &mut Style, at: u64, block: &mut [u8]) -> io::Result<usize> {
-        let read = read_up_to(source.file, block, at)?;
-        let block = &block[..read];
-        let whole = match block.iter().rposition(|byte| *byte == b'\n') {
-            Some(newline) => newline + 1,
-            None if source.ended && at + read as u64 == source.length || read == BATCH => read,
-            None => return Ok(0),
-        };
-        let mut text = Vec::with_capacity(whole * 2);
-        let mut from = 0;
-        while from < whole {
-            let newline = block[from..whole].iter().position(|byte| *byte == b'\n');
-            let end = newline.map_or(whole, |newline| from + newline);
-            let time = source.times.at(at + from as u64).unwrap_or_else(wall_ms);
-            let is_whole = newline.is_some() || source.ended && at + whole as u64 == source.length;
-            style.line(&block[from..end], time, is_whole, &mut text);
-            from = end + usize::from(newline.is_some());
-        }
+    /// Appends a rendered batch, which took so many bytes of its spool, and commits it.
+    fn put(&mut self, source: &Source<'_>, at: u64, whole: u64, text: &[u8], written: &mut Written) -> io::Result<()> {
         let first = source.times.at(at).unwrap_or_else(wall_ms);
-        self.append(&text, first)?;
-        self.position.spools.insert(source.id, at + whole as u64);
-        self.commit_or_undo(source.id, at, text.len() as u64)?;
+        self.append(text, first)?;
+        self.position.spools.insert(source.id, at + whole);
+        let appended = text.len() as u64;
+        self.commit_or_undo(source.id, at, appended)?;
+        written.note(self.position.identity, self.position.length.saturating_sub(appended), appended);
         if self.file.is_due(self.position.length) {
             self.file.put_aside();
         }
-        Ok(whole)
+        Ok(())
     }
 
     /// Appends text, and counts it in the position that is not committed yet.
@@ -213,6 +229,30 @@ impl Rendered {
         self.ensure_open()?;
         self.file.empty()
     }
+}
+
+/// Renders the whole lines of a block that begins at `at`, and says how many bytes those are.
+fn render(source: &Source<'_>, style: &mut Style, at: u64, block: &[u8], text: &mut Vec<u8>) -> usize {
+    let is_end = source.ended && at + block.len() as u64 == source.length;
+    let whole = match memrchr(b'\n', block) {
+        Some(newline) => newline + 1,
+        None if is_end || block.len() == BATCH => block.len(),
+        None => return 0,
+    };
+    let is_end = is_end && whole == block.len();
+    let (mut from, mut time, mut until) = (0, 0, 0);
+    while from < whole {
+        let newline = memchr(b'\n', &block[from..whole]);
+        let end = newline.map_or(whole, |newline| from + newline);
+        // Of many lines that came at once the time is looked for once.
+        if at + from as u64 >= until {
+            let (known, ends) = source.times.span(at + from as u64);
+            (time, until) = (known.unwrap_or_else(wall_ms), ends);
+        }
+        style.line(&block[from..end], time, newline.is_some() || is_end, text);
+        from = end + usize::from(newline.is_some());
+    }
+    whole
 }
 
 /// Where the positions of a log are kept: by its name, and by its whole path's checksum, since others may have that name.

@@ -11,6 +11,7 @@ use super::place::{self, Paths};
 use super::pump::{Kind, Shared, StreamKey};
 use super::spool::{self, Spool};
 use super::target::{Target, Took};
+use super::written::Written;
 use crate::config::spec::{LogFormat, LogSpec, Rotation};
 
 /// Where what comes out of a pipe goes.
@@ -56,18 +57,38 @@ impl Route {
 /// The end of the way.
 #[derive(Debug)]
 pub enum Sink {
-    File(Arc<Mutex<Target>>),
-    /// Opened when the first bytes come, and tried again while that fails.
-    Spool {
-        plan: Plan,
-        spool: Option<Box<Spool>>,
+    File {
+        target: Arc<Mutex<Target>>,
+        /// Where its lines are in it.
+        written: Written,
     },
+    /// Opened when the first bytes come, and tried again while that fails.
+    Spool { plan: Plan, spool: Option<Box<Spool>> },
 }
 
 impl Sink {
+    /// A file that others may write to, too.
+    pub fn to(target: Arc<Mutex<Target>>) -> Sink {
+        Sink::File { target, written: Written::default() }
+    }
+
     /// A spool that is not open yet.
     pub fn of(plan: Plan) -> Sink {
         Sink::Spool { plan, spool: None }
+    }
+
+    /// Opens what is to be written to.
+    ///
+    /// # Errors
+    /// It cannot be.
+    pub fn prepare(&mut self, stream: StreamKey, pipe: &OwnedFd, shared: &Shared) -> io::Result<()> {
+        match self {
+            Sink::File { target, .. } => lock(target).prepare(),
+            Sink::Spool { plan, spool } => match opened(plan, spool, stream, pipe, shared)?.waits() {
+                Some(number) => Err(io::Error::from_raw_os_error(number)),
+                None => Ok(()),
+            },
+        }
     }
 
     /// Moves at most `most` bytes.
@@ -76,7 +97,7 @@ impl Sink {
     /// A file takes nothing: what is in the pipe stays there.
     pub fn take(&mut self, stream: StreamKey, pipe: &OwnedFd, most: usize, shared: &Shared) -> io::Result<Took> {
         match self {
-            Sink::File(target) => lock(target).take(stream, pipe.as_fd(), most),
+            Sink::File { target, written } => lock(target).take(stream, pipe.as_fd(), most, written),
             Sink::Spool { plan, spool } => opened(plan, spool, stream, pipe, shared)?.take(pipe.as_fd(), most),
         }
     }
@@ -87,7 +108,10 @@ impl Sink {
     /// The file cannot be read or cut.
     pub fn give_up(&mut self, stream: StreamKey) -> io::Result<GivenUp> {
         match self {
-            Sink::File(target) => lock(target).give_up(stream),
+            Sink::File { target, written } => {
+                written.clear();
+                lock(target).give_up(stream)
+            }
             Sink::Spool { spool: Some(spool), .. } => spool.give_up(),
             Sink::Spool { spool: None, .. } => Ok(GivenUp::default()),
         }
@@ -99,7 +123,7 @@ impl Sink {
     /// It takes nothing, or not now (`WouldBlock`).
     pub fn say(&mut self, line: &str, stream: StreamKey, pipe: &OwnedFd, shared: &Shared) -> io::Result<()> {
         match self {
-            Sink::File(target) => lock(target).say(line, stream),
+            Sink::File { target, .. } => lock(target).say(line, stream),
             Sink::Spool { plan, spool } => opened(plan, spool, stream, pipe, shared)?.say(line),
         }
     }
@@ -107,7 +131,7 @@ impl Sink {
     /// The stream writes no more.
     pub fn leave(&mut self, stream: StreamKey, ended: bool) {
         match self {
-            Sink::File(target) => lock(target).leave(stream, ended),
+            Sink::File { target, .. } => lock(target).leave(stream, ended),
             Sink::Spool { spool, .. } => *spool = None,
         }
     }
@@ -115,7 +139,7 @@ impl Sink {
     /// Has the files looked for at their paths.
     pub fn reopen(&self) {
         match self {
-            Sink::File(target) => lock(target).reopen(),
+            Sink::File { target, .. } => lock(target).reopen(),
             Sink::Spool { spool, .. } => {
                 spool.iter().flat_map(|spool| spool.logs()).for_each(|log| lock(log).reopen());
             }
@@ -125,15 +149,23 @@ impl Sink {
     /// Why something waits to be written though nothing is in the pipe.
     pub fn waits(&self) -> Option<i32> {
         match self {
-            Sink::File(_) => None,
+            Sink::File { .. } => None,
             Sink::Spool { spool, .. } => spool.as_ref().and_then(|spool| spool.waits()),
         }
     }
 
-    /// The file that is meant when there is trouble.
+    /// Where the stream's lines are in that file.
+    pub fn written(&self) -> Written {
+        match self {
+            Sink::File { written, .. } => written.clone(),
+            Sink::Spool { spool, .. } => spool.as_ref().map(|spool| spool.written().clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The file that is meant when there is trouble, or when its last lines are asked for.
     pub fn path(&self) -> PathBuf {
         match self {
-            Sink::File(target) => lock(target).path().to_owned(),
+            Sink::File { target, .. } => lock(target).path().to_owned(),
             Sink::Spool { plan, .. } => plan.logs[0].clone(),
         }
     }

@@ -31,6 +31,7 @@ use super::position::SpoolId;
 use super::pump::{Kind, StreamKey};
 use super::rendered::{Rendered, Source};
 use super::target::Took;
+use super::written::Written;
 
 /// What may wait to be rendered.
 const MOST: u64 = 8 * 1024 * 1024;
@@ -48,11 +49,15 @@ pub struct Spool {
     reading: File,
     index: Index,
     times: Times,
+    /// The last time in the index.
+    noted_ms: Option<u64>,
     /// How long it is; what is before `hole` is no more.
     length: u64,
     hole: u64,
     logs: Vec<Arc<Mutex<Rendered>>>,
     style: Style,
+    /// Where its lines are in the first log.
+    written: Written,
     /// Why a log took nothing the last time.
     waits: Option<i32>,
 }
@@ -87,7 +92,10 @@ impl Spool {
             lock(log).forget(id)?;
         }
         let (times, hole) = (Times::of(&path), first_data(&reading).min(length));
-        Ok(Spool { id, path, open, reading, index, times, length, hole, logs, style, waits: None })
+        // Created by now, as others are, and if it cannot be, that is known before there is something to write.
+        let prepared = logs.iter().map(|log| lock(log).prepare()).fold(Ok(()), Result::and);
+        let (written, waits) = (Written::default(), prepared.err().as_ref().map(number));
+        Ok(Spool { id, path, open, reading, index, times, noted_ms: None, length, hole, logs, style, written, waits })
     }
 
     /// Moves at most `most` bytes from the pipe into the spool, and renders what is whole.
@@ -99,9 +107,7 @@ impl Spool {
         let took = self.open.take(pipe, most)?;
         match took {
             Took::Bytes(_) => {
-                let now = wall_ms();
-                self.index.note(self.length, now);
-                self.times.0.push((self.length, now));
+                self.note_time();
                 // Asked for, since a write that failed half-way is finished by the next one.
                 self.length = self.open.size()?;
                 // Noticed at the next take, if it is not over by then.
@@ -122,9 +128,24 @@ impl Spool {
         self.waits
     }
 
+    /// Where its lines are in the first log.
+    pub fn written(&self) -> &Written {
+        &self.written
+    }
+
     /// The logs that it leads to.
     pub fn logs(&self) -> &[Arc<Mutex<Rendered>>] {
         &self.logs
+    }
+
+    /// Takes note of the time of what comes now, unless it is that of what came before.
+    fn note_time(&mut self) {
+        let now = wall_ms();
+        if self.noted_ms != Some(now) {
+            self.index.note(self.length, now);
+            self.times.0.push((self.length, now));
+            self.noted_ms = Some(now);
+        }
     }
 
     /// Renders what fills the spool.
@@ -145,6 +166,7 @@ impl Spool {
         self.open.set_len(begun)?;
         self.length = begun;
         self.index.cut_back(begun);
+        self.noted_ms = None;
         self.times.0.retain(|(from, _)| *from < begun);
         let lines = carry.iter().filter(|byte| **byte == b'\n').count() as u64;
         let lost = Lost { lines, bytes: size - begun + carry.len() as u64 };
@@ -160,7 +182,7 @@ impl Spool {
         self.open.reserve(REACH)?;
         let before = if self.open.is_in_a_line().unwrap_or(false) { "\n" } else { "" };
         self.open.append(format!("{before}{line}\n").as_bytes())?;
-        self.times.0.push((self.length, wall_ms()));
+        self.note_time();
         self.length = self.open.size()?;
         self.render_later();
         Ok(())
@@ -173,7 +195,8 @@ impl Spool {
 
     /// Renders what can be; what cannot be waits in the spool.
     fn render_later(&mut self) {
-        self.waits = self.render(false).err().map(|error| error.raw_os_error().unwrap_or(libc::EIO));
+        let prepared = self.logs.iter().map(|log| lock(log).prepare()).fold(Ok(()), Result::and);
+        self.waits = self.render(false).and(prepared).err().as_ref().map(number);
     }
 
     fn render(&mut self, ended: bool) -> io::Result<()> {
@@ -186,9 +209,11 @@ impl Spool {
             ended,
         };
         let mut result = Ok(());
-        for log in &self.logs {
+        let mut of_others = Written::default();
+        for (at, log) in self.logs.iter().enumerate() {
+            let written = if at == 0 { &mut self.written } else { &mut of_others };
             // One that takes nothing does not hold the others up.
-            let advanced = lock(log).advance(&source, &mut self.style);
+            let advanced = lock(log).advance(&source, &mut self.style, written);
             result = result.and(advanced);
         }
         self.cut();
@@ -202,6 +227,7 @@ impl Spool {
             let known = self.times.0.partition_point(|(from, _)| *from <= done).saturating_sub(1);
             self.times.0.drain(..known);
             if done == self.length {
+                self.noted_ms = None;
                 self.index.reset();
             }
         }
@@ -261,6 +287,10 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
         make(folder)?;
     }
     Ok(())
+}
+
+fn number(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 fn lock(log: &Arc<Mutex<Rendered>>) -> std::sync::MutexGuard<'_, Rendered> {

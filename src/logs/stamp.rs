@@ -95,27 +95,79 @@ impl Stamper {
 fn parse(pattern: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut text = String::new();
-    let mut rest = pattern;
-    while let Some(first) = rest.chars().next() {
-        let escaped = rest.strip_prefix('[').and_then(|inner| inner.split_once(']'));
-        if let Some((inner, after)) = escaped.filter(|(inner, _)| !inner.is_empty()) {
-            text.push_str(inner);
-            rest = after;
-        } else if let Some(token) = TOKENS.iter().find(|token| rest.starts_with(**token)) {
-            if !text.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut text)));
+    for piece in Pieces(pattern) {
+        match piece {
+            Piece::AsItIs(inner) => text.push_str(inner),
+            Piece::Other(other) => text.push(other),
+            Piece::Token(token) => {
+                if !text.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut text)));
+                }
+                parts.push(Part::Token(token));
             }
-            parts.push(Part::Token(token));
-            rest = &rest[token.len()..];
-        } else {
-            text.push(first);
-            rest = &rest[first.len_utf8()..];
         }
     }
     if !text.is_empty() {
         parts.push(Part::Text(text));
     }
     parts
+}
+
+/// What is probably not meant in a pattern, as the end of a sentence that begins with it.
+pub fn oddity(pattern: &str) -> Option<String> {
+    const SUCH_AS: &str = "what stands for a time is such as YYYY-MM-DD HH:mm:ss.SSS";
+    let pieces = || Pieces(pattern);
+    let mut after_percent = pieces().zip(pieces().skip(1)).filter(|(first, _)| *first == Piece::Other('%'));
+    if after_percent.any(|(_, next)| matches!(next, Piece::Token(_) | Piece::Other('a'..='z' | 'A'..='Z'))) {
+        return Some(format!("is written as for strftime: {SUCH_AS}"));
+    }
+    if !pieces().any(|piece| matches!(piece, Piece::Token(_))) {
+        return Some(format!("has no time in it: {SUCH_AS}"));
+    }
+    let mut strange: Vec<char> = Vec::new();
+    for piece in pieces() {
+        // The letter between date and time in ISO 8601.
+        if let Piece::Other(letter) = piece
+            && letter.is_alphabetic()
+            && letter != 'T'
+            && !strange.contains(&letter)
+        {
+            strange.push(letter);
+        }
+    }
+    let letters: Vec<String> = strange.iter().map(|letter| format!("`{letter}`")).collect();
+    (!letters.is_empty()).then(|| {
+        format!("has {} in it, which mean nothing: {SUCH_AS}, and words belong in brackets, [so]", letters.join(", "))
+    })
+}
+
+/// What a pattern consists of, from its start.
+struct Pieces<'p>(&'p str);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece<'p> {
+    Token(&'static str),
+    /// In brackets.
+    AsItIs(&'p str),
+    Other(char),
+}
+
+impl<'p> Iterator for Pieces<'p> {
+    type Item = Piece<'p>;
+
+    fn next(&mut self) -> Option<Piece<'p>> {
+        let first = self.0.chars().next()?;
+        let escaped = self.0.strip_prefix('[').and_then(|inner| inner.split_once(']'));
+        let (piece, rest) = if let Some((inner, after)) = escaped.filter(|(inner, _)| !inner.is_empty()) {
+            (Piece::AsItIs(inner), after)
+        } else if let Some(token) = TOKENS.iter().find(|token| self.0.starts_with(**token)) {
+            (Piece::Token(token), &self.0[token.len()..])
+        } else {
+            (Piece::Other(first), &self.0[first.len_utf8()..])
+        };
+        self.0 = rest;
+        Some(piece)
+    }
 }
 
 fn value(token: &str, time: &Zoned) -> String {
@@ -185,6 +237,18 @@ mod tests {
     fn what_is_no_token_and_what_is_in_brackets_stands_for_itself() {
         assert_eq!(stamp("[YYYY] T|é| []YYYY"), "YYYY T|é| []2026");
         assert_eq!(stamp(""), "");
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_be_meant_is_odd() {
+        for fine in [PLAIN, "YYYY-MM-DD HH:mm:ss.SSS Z", "[at] h:mm A", "DD/MM/YY", "YYYYMMDDTHHmmssZZ"] {
+            assert_eq!(oddity(fine), None, "{fine}");
+        }
+        let odd = |pattern: &str, why: &str| assert!(oddity(pattern).unwrap().contains(why), "{pattern}");
+        odd("%Y-%m-%d", "strftime");
+        odd("[now]", "no time");
+        odd("", "no time");
+        odd("nonsense", "`n`, `o`, `e`");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use super::index::Writer;
 use super::losing::{GivenUp, Lost};
 use super::peek::{Peek, REACH, Seen};
 use super::pump::StreamKey;
+use super::written::Written;
 use crate::config::spec::Rotation;
 
 /// After this long without a byte, a line that is not finished holds nobody up any more.
@@ -123,11 +124,25 @@ impl Target {
         self.file.empty()
     }
 
+    /// Opens the file, if it is not open.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `mkdir(2)`.
+    pub fn prepare(&mut self) -> io::Result<()> {
+        self.file.open().map(drop)
+    }
+
     /// Moves at most `most` bytes from a stream's pipe to the file.
     ///
     /// # Errors
     /// The file cannot be opened or takes nothing (`ENOSPC`, `EIO`): what is in the pipe stays there.
-    pub fn take(&mut self, stream: StreamKey, pipe: BorrowedFd<'_>, most: usize) -> io::Result<Took> {
+    pub fn take(
+        &mut self,
+        stream: StreamKey,
+        pipe: BorrowedFd<'_>,
+        most: usize,
+        written: &mut Written,
+    ) -> io::Result<Took> {
         let (open, _) = self.file.open()?;
         if !open.flush()? {
             return Ok(Took::Blocked);
@@ -164,6 +179,7 @@ impl Target {
         let size = open.size()?;
         let took = open.take(pipe, most)?;
         if let Took::Bytes(bytes) = took {
+            written.note(open.identity, size, bytes as u64);
             self.file.note(size, wall_ms());
             (self.moved, self.is_new) = (Instant::now(), false);
             self.begun = None;

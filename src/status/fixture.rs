@@ -132,6 +132,7 @@ fn instance(id: u32, app: &str, herd: &str, index: u32, instances: u32) -> Insta
         cwd: format!("/srv/{app}").into(),
         out_log: format!("/home/ada/.herdwire/logs/{app}-out-{index}.log").into(),
         error_log: format!("/home/ada/.herdwire/logs/{app}-error-{index}.log").into(),
+        log_fault: None,
         autorestart: true,
         wait_ready: false,
         kill_timeout_ms: 1600,

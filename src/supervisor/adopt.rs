@@ -24,6 +24,7 @@ use super::control::Request;
 use super::control_server::Desk;
 use super::core::{self, Core, Sources};
 use super::journal::Journal;
+use super::log_faults::LogFaults;
 use super::ordering::Turns;
 use super::place::SETTLED_AFTER;
 use super::registry::{App, Entry, Process, Registry, Release, Role};
@@ -142,7 +143,9 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
         host: Host::new().ok(),
         remembered: None,
         warnings: warning.into_iter().collect(),
+        log_faults: LogFaults::default(),
         pending: Vec::new(),
+        culprits: BTreeMap::new(),
         awaited: Vec::new(),
         applying: Vec::new(),
         turns: Turns::default(),
@@ -426,7 +429,8 @@ impl Core {
                 let Some(pipe) = descriptors.remove(&Name::new(kind, name.owner, name.generation)) else { continue };
                 let key = StreamKey { instance: name.owner, incarnation: name.generation, kind: stream };
                 let path = self.home.logs().join(format!("rescued-{}-{}.log", name.owner, name.generation));
-                self.pump.attach(key, pipe, Route::Raw { path, rotation: Rotation::default() });
+                let trouble = self.pump.attach(key, pipe, Route::Raw { path, rotation: Rotation::default() });
+                self.note_log(key, trouble);
             }
             drop(descriptors.remove(&Name::new(Kind::Link, name.owner, name.generation)));
         }

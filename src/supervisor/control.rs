@@ -225,12 +225,23 @@ pub struct Failure {
     pub hint: Option<String>,
     /// What the CLI exits with.
     pub code: u8,
+    /// What the process that failed has printed last.
+    pub last_words: Vec<LastWords>,
+}
+
+/// The last lines of one output of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastWords {
+    pub error: bool,
+    /// The log that they are in.
+    pub path: PathBuf,
+    pub lines: Vec<String>,
 }
 
 impl Failure {
     /// A failure that needs no more than a sentence.
     pub fn new(what: impl Into<String>) -> Failure {
-        Failure { what: what.into(), cause: None, hint: None, code: 1 }
+        Failure { what: what.into(), cause: None, hint: None, code: 1, last_words: Vec::new() }
     }
 
     /// Makes the CLI exit with this code instead of 1.

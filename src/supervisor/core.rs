@@ -24,8 +24,9 @@ use super::applying::Applying;
 use super::control::{Failure, Response};
 use super::control_server::{Asked, Asker, Desk};
 use super::departure::Departure;
-use super::deploys::Awaited;
+use super::deploys::{Awaited, Culprit};
 use super::journal::Journal;
+use super::log_faults::LogFaults;
 use super::ordering::Turns;
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
@@ -134,7 +135,10 @@ pub struct Core {
     /// When figures were last kept for the status page's curves.
     pub remembered: Option<Instant>,
     pub warnings: Vec<String>,
+    pub log_faults: LogFaults,
     pub pending: Vec<Pending>,
+    /// Of each app the process that was the first to fail in its deployment, if it is known.
+    pub culprits: BTreeMap<u32, Culprit>,
     /// Requests that wait for deployments.
     pub awaited: Vec<Awaited>,
     pub applying: Vec<Applying>,

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::clock;
-use super::control::{Failure, ReloadOptions, Response, Selector};
+use super::control::{Failure, LastWords, ReloadOptions, Response, Selector};
 use super::core::Core;
 use super::registry::{App, Entry, Process, Role};
 use crate::config::spec::AppSpec;
 use crate::deployment::{Candidate, Condition, Deployment, Member, Phase, Policy, Release, Step, View};
 use crate::lifecycle::{By, Cause, Event as Life, Exit, Instance, State, Then, Time};
+use crate::logs::{Kind, StreamKey};
 
 /// What the CLI exits with when a reload was refused before anything was touched, and when it has failed.
 pub(super) const REFUSED: u8 = 2;
@@ -23,6 +24,16 @@ pub(super) const FAILED: u8 = 3;
 
 /// How long an answer waits for the last words of those who failed to get into their files.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Lines of each output that a failure shows.
+const LINES: usize = 20;
+
+/// The process that was the first to fail in a deployment. Its log is shared with those before and beside it, so it is
+/// not enough to know which number it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Culprit {
+    instance: u32,
+    incarnation: u32,
+}
 
 /// A request that is answered when its deployments have come to their end.
 pub struct Awaited {
@@ -108,6 +119,7 @@ impl Core {
         let old = Release { revision: app.revision, instances: self.registry.staying(id).count() as u32 };
         let new = Release { revision: app.newest + 1, instances: spec.instances };
         tracing::info!("app `{}` is reloaded: revision {} follows {}", spec.name, new.revision, old.revision);
+        self.culprits.remove(&id);
         self.renew(id, spec, listeners, Some(Deployment::new(old, new, policy)))
     }
 
@@ -164,6 +176,7 @@ impl Core {
                 app.go_back_to(after.old_revision());
             }
             if is_changed {
+                self.note_culprit(id, &before, &after, &view);
                 self.commit_app(id);
                 self.report(id, before.phase(), &after);
             }
@@ -174,6 +187,18 @@ impl Core {
             }
         }
         tracing::error!("the deployment of app {id} does not come to rest");
+    }
+
+    /// Remembers which candidate was the first to fail, when one has.
+    fn note_culprit(&mut self, app: u32, before: &Deployment, after: &Deployment, view: &View) {
+        let (None, Some(place)) = (before.reason(), after.reason().and_then(|reason| reason.place)) else { return };
+        let is_it = |one: &&Candidate| one.place == place && matches!(one.condition, Condition::Failed(_));
+        if let Some(failed) = view.candidates.iter().find(is_it)
+            && let Some(entry) = self.registry.instances.get(&failed.id)
+        {
+            let incarnation = entry.life.incarnation().0;
+            self.culprits.insert(app, Culprit { instance: failed.id, incarnation });
+        }
     }
 
     /// Says in the log what an operator wants to find there.
@@ -355,9 +380,18 @@ impl Core {
             return;
         }
         let (app, number, revision) = (entry.app, entry.number, entry.revision);
+        // Its life may have gone on to the next incarnation already.
+        let incarnation = match event {
+            Life::Exited(incarnation, _) | Life::Unwell(incarnation, ..) => incarnation.0,
+            _ => entry.life.incarnation().0,
+        };
         let Some(app) = self.registry.apps.get_mut(&app) else { return };
         let Some(deployment) = &mut app.deployment else { return };
+        let was_good = deployment.reason().is_none();
         deployment.note_crash(number, revision, &words);
+        if was_good && deployment.reason().is_some() {
+            self.culprits.insert(app.id, Culprit { instance: id, incarnation });
+        }
         let id = app.id;
         self.commit_app(id);
     }
@@ -411,7 +445,24 @@ impl Core {
         };
         let deployment = app.deployment.as_ref().filter(|deployment| deployment.phase() == Phase::Failed)?;
         let failure = Failure::new(format!("the reload of app `{}` has failed", app.spec.name)).code(FAILED);
-        Some(self.why_failed(id, deployment).into_iter().fold(failure, Failure::cause))
+        let failure = self.why_failed(id, deployment).into_iter().fold(failure, Failure::cause);
+        let last_words = self.culprits.get(&id).map(|culprit| self.last_words(*culprit)).unwrap_or_default();
+        Some(Failure { last_words, ..failure })
+    }
+
+    /// What a process has printed last, stderr first. Nothing of one whose lines this supervisor has not seen itself.
+    fn last_words(&self, of: Culprit) -> Vec<LastWords> {
+        let words = |kind: Kind| {
+            let key = StreamKey { instance: of.instance, incarnation: of.incarnation, kind };
+            let found = self.pump.last_lines(key, LINES).unwrap_or_else(|error| {
+                tracing::debug!("the last words of instance {} cannot be read: {error}", of.instance);
+                None
+            });
+            let (path, lines) = found?;
+            let lines = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+            Some(LastWords { error: kind == Kind::Err, path, lines })
+        };
+        [Kind::Err, Kind::Out].into_iter().filter_map(words).collect()
     }
 
     /// What went wrong first, with the name of who did it.

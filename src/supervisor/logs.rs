@@ -8,7 +8,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use herdwire_ipc::tokio::Watched;
 use nix::sys::signal::{SigSet, Signal};
@@ -71,7 +71,15 @@ impl Core {
         let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
         self.show(path, kind, entry);
         let route = Route::of(&spec.logs, &paths, self.home.logs().join(".raw"), &spec.name, entry.number, kind);
-        self.pump.attach(key, pipe, route);
+        let trouble = self.pump.attach(key, pipe, route);
+        self.note_log(key, trouble);
+    }
+
+    /// Takes note of a log that cannot be opened.
+    pub(super) fn note_log(&mut self, stream: StreamKey, trouble: Option<(PathBuf, io::Error)>) {
+        if let Some((path, error)) = trouble {
+            self.log(Event::Trouble { stream, path, error, drops: false });
+        }
     }
 
     /// Shows a log in the foreground, in `herdwire run`.
@@ -130,17 +138,15 @@ impl Core {
                 };
                 self.store.forget(Name::new(kind, key.instance, key.incarnation));
             }
-            Event::Trouble { path, error, .. } => {
-                self.warn(format!("the log {} cannot be written, its instance waits: {error}", path.display()));
+            Event::Trouble { stream, path, error, drops } => {
+                let sentence = self.log_faults.note(stream, &path, &error, drops);
+                tracing::warn!("{sentence}");
+                self.tell_of(stream.instance, "log.trouble", sentence);
             }
-            Event::Recovered(key) => {
-                tracing::info!("the log of instance {} is written again", key.instance);
-                if let Some(entry) = self.registry.instances.get(&key.instance) {
-                    let paths = self.log_paths(entry);
-                    let paths = [Some(paths.out), Some(paths.error), paths.combined].into_iter().flatten();
-                    let texts: Vec<String> =
-                        paths.map(|path| format!("the log {} cannot be written", path.display())).collect();
-                    self.warnings.retain(|warning| !texts.iter().any(|text| warning.starts_with(text)));
+            Event::Recovered(stream) => {
+                if let Some(path) = self.log_faults.over(stream) {
+                    tracing::info!("the log {} is written again", path.display());
+                    self.tell_of(stream.instance, "log.recovered", format!("{} is written again", path.display()));
                 }
             }
             Event::Lost { stream, path, lost } => {

@@ -26,6 +26,7 @@ mod foreground;
 mod health;
 mod journal;
 mod leaving;
+mod log_faults;
 mod logs;
 mod main_process;
 mod ordering;

@@ -57,7 +57,10 @@ impl Core {
             status_address: self.sections.status_address(),
             store_used: self.stored(),
             store_limit: self.store_limit,
-            warnings: self.warnings.iter().cloned().chain(self.bridge_trouble()).chain(self.what_waits()).collect(),
+            warnings: {
+                let standing = self.log_faults.sentences().into_iter().chain(self.bridge_trouble());
+                self.warnings.iter().cloned().chain(standing).chain(self.what_waits()).collect()
+            },
             notifications_ignored: self.watchers.senses.board().ignored(),
         }
     }
@@ -112,6 +115,7 @@ impl Core {
             cwd: spec.cwd.clone(),
             out_log: paths.out,
             error_log: paths.error,
+            log_fault: self.log_faults.of(entry.id),
             autorestart: spec.rules.autorestart,
             wait_ready: spec.rules.wait_ready,
             kill_timeout_ms: spec.rules.kill_timeout.as_millis() as u64,

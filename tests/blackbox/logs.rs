@@ -67,12 +67,33 @@ fn assert_are_numbered_without_gap(log: &str, pids: &[u32]) {
 }
 
 #[test]
+fn logs_goes_on_as_pm2s_does_unless_it_is_told_not_to() {
+    let herdwire = Herdwire::new();
+    herdwire.ok(&["start", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exec sleep 1000", "-n", "app"]);
+    herdwire.await_log("app-out.log", "one\n");
+    let log = herdwire.home().join("logs/app-out.log");
+    let whose = format!("{} last 15 lines:\n0|app | one\n", log.display());
+    let shown = herdwire.ok(&["logs", "app", "--out", "--nostream"]);
+    assert_eq!(shown, whose);
+
+    let mut follow = herdwire.command(&["logs", "app", "--out"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("[TAILING] Tailing last 15 lines for [app] processes"));
+    until("the last line is shown", || lines.next().unwrap().unwrap() == "0|app | one");
+    herdwire.write("go", "");
+    assert_eq!(lines.next().unwrap().unwrap(), "0|app | two");
+    signal(follow.id(), Signal::SIGINT);
+    follow.wait().unwrap();
+}
+
+#[test]
 fn logs_shows_the_last_lines_and_f_goes_on() {
     let herdwire = Herdwire::new();
     let line = "seq 1 100; while [ ! -e go ]; do sleep 0.01; done; echo later; exec sleep 1000";
     herdwire.ok(&["start", line, "-n", "app"]);
     herdwire.await_log("app-out.log", "100\n");
-    let shown = herdwire.ok(&["logs", "app", "--lines", "3", "--raw", "--out"]);
+    let shown = herdwire.ok(&["logs", "--nostream", "app", "--lines", "3", "--raw", "--out"]);
     assert!(shown.ends_with("98\n99\n100\n") && !shown.contains("97"), "{shown}");
 
     let mut follow = herdwire.command(&["logs", "app", "-f", "--lines", "1", "--raw", "--out"]);

@@ -92,11 +92,11 @@ fn a_log_is_put_aside_at_its_size_and_shown_with_what_was_put_aside() {
     until("all of it", || with_asides(&log).ends_with("\n20000\n"));
     assert!(herdwire.home().join("logs/much-out.log.000003").exists());
     assert!(with_asides(&log).lines().eq((1..=20_000).map(|number| number.to_string())));
-    let shown = herdwire.ok(&["logs", "much", "--out", "--raw", "--lines", "15000"]);
+    let shown = herdwire.ok(&["logs", "--nostream", "much", "--out", "--raw", "--lines", "15000"]);
     assert!(shown.lines().eq((5001..=20_000).map(|number| number.to_string())), "{} lines", shown.lines().count());
-    let shown = herdwire.ok(&["logs", "much", "--out", "--raw", "--since", "1h"]);
+    let shown = herdwire.ok(&["logs", "--nostream", "much", "--out", "--raw", "--since", "1h"]);
     assert_eq!(shown.lines().count(), 20_000);
-    assert_eq!(herdwire.ok(&["logs", "much", "--out", "--raw", "--since", "2999-01-01T00:00:00Z"]), "");
+    assert_eq!(herdwire.ok(&["logs", "--nostream", "much", "--out", "--raw", "--since", "2999-01-01T00:00:00Z"]), "");
     assert_eq!(herdwire.ok(&["logs", "much", "--out", "--raw", "--until", "2h"]), "");
 }
 
@@ -113,6 +113,39 @@ fn an_instance_that_writes_to_its_file_itself_or_to_none() {
     assert_eq!(text(&herdwire.work().join("where")).trim(), log.to_str().unwrap());
     start(&herdwire, &format!("name = \"none\"\nscript = \"{script}\"\nlog_mode = \"off\""));
     until("it goes nowhere", || text(&herdwire.work().join("where")).trim() == "/dev/null");
+}
+
+#[test]
+fn an_app_runs_though_its_log_cannot_be_written_and_that_is_said_for_as_long_as_it_is_so() {
+    for format in ["", "time = true\n"] {
+        let herdwire = Herdwire::new();
+        let in_the_way = herdwire.write("folder", "a file");
+        let log = herdwire.work().join("folder/out.log");
+        let app = "name = \"app\"\nscript = \"echo hello; exec sleep 1000\"\nout_file = \"folder/out.log\"\n";
+        herdwire.write("herdwire.toml", &format!("[[app]]\n{app}{format}"));
+        let ran = herdwire.run(&["start"]);
+        assert!(ran.status.success(), "{ran:#?}");
+        let fault = format!("the log {} cannot be written, its lines wait: ", log.display());
+        assert!(ran.stderr.starts_with(&format!("warning: {fault}")), "{}", ran.stderr);
+        assert!(herdwire.instance("app").is_online());
+        assert!(herdwire.ok(&["list"]).contains(&format!("warning: {fault}")));
+        assert!(herdwire.ok(&["describe", "app"]).contains("its lines wait"));
+        fs::remove_file(in_the_way).unwrap();
+        fs::create_dir(log.parent().unwrap()).unwrap();
+        until("the line is there", || text(&log).ends_with("hello\n"));
+        until("it is over", || !herdwire.ok(&["list"]).contains("cannot be written"));
+        assert!(herdwire.instance("app").own("log_fault").is_null());
+    }
+}
+
+#[test]
+fn a_log_that_can_never_be_one_is_refused_and_an_odd_stamp_is_a_warning() {
+    let herdwire = Herdwire::new();
+    fs::create_dir(herdwire.work().join("folder")).unwrap();
+    let said = herdwire.refused(&["start", "sleep 1000", "-n", "app", "-o", "folder"]);
+    assert!(said.contains("is a folder"), "{said}");
+    let ran = herdwire.run(&["start", "sleep 1000", "-n", "app", "--log-date-format", "%Y-%m-%d"]);
+    assert!(ran.status.success() && ran.stderr.contains("written as for strftime"), "{ran:#?}");
 }
 
 #[test]
@@ -151,15 +184,15 @@ fn logs_can_be_had_as_json_with_times_and_by_what_is_in_them() {
     herdwire.ok(&["start", "echo good; echo bad >&2; exec sleep 1000", "-n", "app"]);
     herdwire.await_log("app-out.log", "good\n");
     herdwire.await_log("app-error.log", "bad\n");
-    let lines = herdwire.ok(&["logs", "app", "--json"]);
+    let lines = herdwire.ok(&["logs", "--nostream", "app", "--json"]);
     let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines[0]["message"].as_str(), lines[1]["type"].as_str()), (Some("good\n"), Some("err")));
     assert!(lines[0]["timestamp"].as_str().unwrap().starts_with("20"));
-    let pairs = herdwire.ok(&["logs", "app", "--format", "--err"]);
+    let pairs = herdwire.ok(&["logs", "--nostream", "app", "--format", "--err"]);
     assert!(pairs.starts_with("timestamp=20") && pairs.ends_with(" app=app id=0 type=error message=bad\n"), "{pairs}");
-    let stamped = herdwire.ok(&["logs", "app", "--out", "--timestamp", "YYYY"]);
+    let stamped = herdwire.ok(&["logs", "--nostream", "app", "--out", "--timestamp", "YYYY"]);
     assert!(stamped.ends_with(" 0|app | good\n"), "{stamped}");
-    assert_eq!(herdwire.ok(&["logs", "app", "--raw", "--grep", "oo"]), "good\n");
+    assert_eq!(herdwire.ok(&["logs", "--nostream", "app", "--raw", "--grep", "oo"]), "good\n");
 }
 
 #[test]

@@ -124,6 +124,30 @@ fn a_release_that_never_gets_ready_leaves_the_old_one_serving() {
 }
 
 #[test]
+fn a_reload_that_failed_shows_the_last_words_of_its_own_failure_alone() {
+    let herdwire = Herdwire::new();
+    let old = "while :; do echo old; echo old-bad >&2; sleep 0.01; done";
+    write_shell(&herdwire, 1, old, "", "");
+    herdwire.ok(&["start"]);
+    for attempt in ["first", "second"] {
+        write_shell(&herdwire, 1, &format!("echo {attempt} try; echo {attempt} reason >&2; exit 4"), "", "");
+        let said = fails(&herdwire, &["reload", "herdwire.toml"]);
+        let log = |kind: &str| herdwire.home().join(format!("logs/app-{kind}.log")).display().to_string();
+        let words = format!(
+            "its last lines on stderr (in {}):\n  {attempt} reason\nits last lines on stdout (in {}):\n  {attempt} try\n",
+            log("error"),
+            log("out")
+        );
+        assert!(said.contains(&words), "{said}");
+        assert!(!said.contains("  old"), "{said}");
+    }
+    // One that says nothing is not given others' words.
+    write_shell(&herdwire, 1, "exit 4", "", "");
+    let said = fails(&herdwire, &["reload", "herdwire.toml"]);
+    assert!(said.contains("exit code 4") && !said.contains("last lines"), "{said}");
+}
+
+#[test]
 fn a_failure_in_the_middle_brings_back_what_was_replaced() {
     let herdwire = Herdwire::new();
     write_shell(&herdwire, 3, "echo old; exec sleep 1000", "", "");

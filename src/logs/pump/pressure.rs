@@ -1,8 +1,8 @@
 //! What becomes of a stream whose file takes nothing.
 //!
 //! Its instance waits for as long as the pump has patience; then what fills its pipe is dropped and counted, and a line
-//! says so where the log goes on. A file that takes nothing again before it has taken a pipe full gets no new patience:
-//! a disk that stays full has room for a line now and then.
+//! says so where the log goes on. A file that takes nothing again before it has taken a good deal gets no new patience:
+//! a disk that stays full has room for a few lines now and then.
 
 use std::io;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use super::stream::{State, Stream};
 use super::turn::{Served, TURN_BYTES};
 use super::work::Shared;
 use crate::logs::losing::Losing;
-use crate::logs::peek::REACH;
 
 /// How long after a failure the same is tried again.
 pub const RETRY: Duration = Duration::from_secs(1);
+/// What a file that took nothing for too long has to take before it is trusted again.
+const PROOF: usize = 1024 * 1024;
 
 impl Shared {
     /// Drops what is in the pipe, or goes on with the file when it takes bytes again: `None` then.
@@ -28,7 +29,7 @@ impl Shared {
                 Ok(()) => {
                     stream.lost = Some(stream.lost.unwrap_or_default().and(losing.lost()));
                     (stream.losing, stream.failing) = (None, None);
-                    stream.unproven = REACH;
+                    stream.unproven = PROOF;
                     return None;
                 }
                 Err(error) => stream.trouble = error.raw_os_error().or(stream.trouble),

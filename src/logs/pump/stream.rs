@@ -118,7 +118,7 @@ impl Stream {
     /// Where its spool lies, if it has one.
     pub fn spool_path(&self, folder: &Path) -> Option<PathBuf> {
         match &self.state {
-            State::Open { pipe, .. } if !matches!(self.sink, Sink::File(_)) => {
+            State::Open { pipe, .. } if !matches!(self.sink, Sink::File { .. }) => {
                 Some(spool::path_of(folder, &spool::id_of(self.key, pipe)))
             }
             _ => None,

@@ -1,6 +1,6 @@
 //! Who is attached, and which files they write to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -10,6 +10,10 @@ use crate::config::spec::Rotation;
 use crate::logs::compress::Asking;
 use crate::logs::rendered::Rendered;
 use crate::logs::target::Target;
+use crate::logs::written::Written;
+
+/// Streams that have ended and are remembered.
+const ENDED: usize = 64;
 
 /// Streams by a token that is never used again, and files by their paths.
 #[derive(Debug, Default)]
@@ -21,6 +25,8 @@ pub struct Table {
     /// So many targets are looked through for those that nobody uses any more.
     tidy_at: usize,
     pub rendered: HashMap<PathBuf, Weak<Mutex<Rendered>>>,
+    /// Where the lines of those are who have ended last.
+    ended: VecDeque<(StreamKey, PathBuf, Written)>,
 }
 
 impl Table {
@@ -46,6 +52,20 @@ impl Table {
         let target = Arc::new(Mutex::new(Target::new(path.to_owned(), rotation, compressor.clone())));
         self.targets.insert(path.to_owned(), Arc::downgrade(&target));
         target
+    }
+
+    /// Remembers for a while where a stream's lines are.
+    pub fn remember(&mut self, stream: StreamKey, path: PathBuf, written: Written) {
+        if self.ended.len() == ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((stream, path, written));
+    }
+
+    /// Where the lines of a stream are that has ended not long ago.
+    pub fn remembered(&self, stream: StreamKey) -> Option<(PathBuf, Written)> {
+        let mut newest = self.ended.iter().rev();
+        newest.find(|(key, ..)| *key == stream).map(|(_, path, written)| (path.clone(), written.clone()))
     }
 
     /// A stream by its key.

@@ -86,6 +86,7 @@ impl Shared {
     /// Everything is in the file.
     fn over(&self, stream: &mut Stream) {
         self.unwatch(stream);
+        self.table().remember(stream.key, stream.sink.path(), stream.sink.written());
         stream.sink.leave(stream.key, true);
         stream.trouble = None;
         stream.state = State::Ended;

@@ -69,7 +69,12 @@ fn assert_is_whole_but_for(lines: &[&str], lost: Lost) {
     let (before, after) = (&lines[..said], &lines[said + 1..lines.len() - 1]);
     assert_eq!(lines.last(), Some(&"after"));
     for (line, number) in before.iter().zip(1..) {
-        assert_eq!(*line, number.to_string(), "before the gap: {:?}", &lines[said.saturating_sub(3)..(said + 3).min(lines.len())]);
+        assert_eq!(
+            *line,
+            number.to_string(),
+            "before the gap: {:?}",
+            &lines[said.saturating_sub(3)..(said + 3).min(lines.len())]
+        );
     }
     for (line, number) in after.iter().zip(said as u64 + lost.lines + 1..) {
         assert_eq!(*line, number.to_string(), "after the gap");

@@ -2,12 +2,13 @@
 
 mod following;
 mod losing;
+mod memory;
 mod rendered;
 mod rotation;
 mod shared;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -429,14 +430,9 @@ fn a_file_that_cannot_be_opened_is_told_once_and_nothing_is_lost() {
     let folder = bench.file("folder");
     fs::write(&folder, "in the way").unwrap();
     let path = folder.join("out.log");
-    bench.pump.attach(key(1), read, raw(&path));
+    let (at, error) = bench.pump.attach(key(1), read, raw(&path)).expect("told at once");
+    assert_eq!((at.as_path(), error.raw_os_error()), (path.as_path(), Some(libc::ENOTDIR)));
     write.write_all(b"kept\n").unwrap();
-    match bench.event() {
-        Event::Trouble { stream, path: at, error, drops: false } => {
-            assert_eq!((stream, at.as_path(), error.raw_os_error()), (key(1), path.as_path(), Some(libc::ENOTDIR)));
-        }
-        other => panic!("no trouble but {other:?}"),
-    }
     assert_eq!(bench.pump.drain(key(1), SOON), Drained::Left);
     fs::remove_file(&folder).unwrap();
     assert!(matches!(bench.event(), Event::Recovered(stream) if stream == key(1)));

@@ -10,9 +10,9 @@ fn spec(format: LogFormat) -> LogSpec {
 
 impl Bench {
     /// Attaches a stream whose log is rendered.
-    fn render(&self, key: StreamKey, read: OwnedFd, spec: &LogSpec, paths: &Paths) {
+    fn render(&self, key: StreamKey, read: OwnedFd, spec: &LogSpec, paths: &Paths) -> Option<(PathBuf, io::Error)> {
         let route = Route::of(spec, paths, self.file(".raw"), "app", key.instance, key.kind);
-        self.pump.attach(key, read, route);
+        self.pump.attach(key, read, route)
     }
 
     fn paths(&self) -> Paths {
@@ -95,9 +95,8 @@ fn a_log_that_takes_nothing_does_not_hold_up_the_other_one() {
     fs::write(&blocked, "in the way").unwrap();
     let paths = Paths { combined: Some(blocked.join("all.log")), ..bench.paths() };
     let (read, mut write) = pipe();
-    bench.render(key(1), read, &spec(LogFormat::Raw), &paths);
+    assert!(bench.render(key(1), read, &spec(LogFormat::Raw), &paths).is_some(), "told at once");
     write.write_all(b"line\n").unwrap();
-    assert!(matches!(bench.event(), Event::Trouble { .. }));
     until("the other log has it", || content(&bench.file("out.log")) == "line\n");
     fs::remove_file(&blocked).unwrap();
     assert!(matches!(bench.event(), Event::Recovered(_)));
@@ -207,4 +206,23 @@ fn positions_that_are_lost_cost_no_line_and_no_garbage() {
     until("it goes on", || content_ends(&path, "\nt: last\n"));
     assert!(!fs::read(&path).unwrap().contains(&0), "the hole was rendered");
     assert!(fs::metadata(&path).unwrap().len() < 2_000_000, "what was cut out is not rendered again");
+}
+
+#[test]
+fn a_rendered_log_is_created_before_there_is_a_line_and_what_it_lacks_is_told() {
+    let mut bench = bench();
+    let (read, mut write) = pipe();
+    let blocked = bench.file("folder");
+    fs::write(&blocked, "in the way").unwrap();
+    let paths = Paths { out: blocked.join("out.log"), error: bench.file("error.log"), combined: None };
+    let told = bench.render(key(1), read, &spec(LogFormat::Stamped("[t]".into())), &paths);
+    assert_eq!(told.map(|(path, error)| (path, error.raw_os_error())), Some((paths.out.clone(), Some(libc::ENOTDIR))));
+    fs::remove_file(&blocked).unwrap();
+    // Though nothing has been printed.
+    assert!(matches!(bench.event(), Event::Recovered(_)));
+    assert_eq!(content(&paths.out), "");
+    write.write_all(b"line\n").unwrap();
+    bench.pump.drain(key(1), SOON);
+    assert_eq!(content(&paths.out), "t: line\n");
+    assert_eq!(bench.pump.last_lines(key(1), 5).unwrap().unwrap().1, [b"t: line"]);
 }

@@ -101,3 +101,32 @@ fn what_a_successor_prints_is_not_glued_to_an_unfinished_last_line() {
     // The same stream again is what a successor of the supervisor attaches: it goes on with its line.
     assert_eq!(content(&path), "unfinished\nwhole\nunfinished business\n");
 }
+
+#[test]
+fn the_last_lines_of_a_stream_are_its_own_whoever_shares_the_file_and_also_after_its_end() {
+    let mut bench = bench();
+    let path = bench.file("shared.log");
+    fs::write(&path, "of before\n").unwrap();
+    let ((first, mut one), (second, mut two)) = (pipe(), pipe());
+    bench.pump.attach(key(1), first, raw(&path));
+    bench.pump.attach(key(2), second, raw(&path));
+    for turn in 0..5 {
+        writeln!(one, "one {turn}").unwrap();
+        bench.pump.drain(key(1), SOON);
+        writeln!(two, "two {turn}").unwrap();
+        bench.pump.drain(key(2), SOON);
+    }
+    let last = |bench: &Bench, of: u32, lines: usize| {
+        let found = bench.pump.last_lines(key(of), lines).unwrap();
+        found.map(|(at, lines)| {
+            assert_eq!(at, path);
+            lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect::<Vec<_>>().join(",")
+        })
+    };
+    assert_eq!(last(&bench, 1, 2).unwrap(), "one 3,one 4");
+    drop(one);
+    assert_eq!(bench.closed(), key(1));
+    assert_eq!(last(&bench, 1, 20).unwrap(), "one 0,one 1,one 2,one 3,one 4");
+    assert_eq!(last(&bench, 2, 20).unwrap(), "two 0,two 1,two 2,two 3,two 4");
+    assert_eq!(last(&bench, 3, 20), None);
+}
