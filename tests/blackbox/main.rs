@@ -26,6 +26,7 @@ mod bad_input;
 mod bridge;
 mod browser;
 mod cli;
+mod clock;
 mod config;
 mod control;
 mod depends;

@@ -29,6 +29,8 @@ use strace::{Fault, Point, Tracer};
 const OVER_LIMIT: Duration = Duration::from_secs(10);
 /// How often a point is tried that is not met.
 const TRIES: u32 = 2;
+/// A round that takes so long is named: somebody has waited for a limit.
+const LONG: Duration = Duration::from_secs(15);
 /// A store may hold an outbox or a directory more, for a moment.
 const TOLERANCE: u64 = 8;
 
@@ -122,6 +124,7 @@ struct Tally {
     hit: BTreeSet<Place>,
     tried: BTreeSet<Place>,
     refused: u64,
+    longest: Duration,
     broken: Vec<String>,
 }
 
@@ -210,6 +213,7 @@ fn round(place: &Place, options: &Options, herd: &mut Herd, tally: &mut Tally) -
     interrupt::check()?;
     bring(herd, phase.begins_with()).with_context(|| format!("before {place:?}"))?;
     let delay = Duration::from_millis(options.delay);
+    let began = Instant::now();
     let tracer = Tracer::inject(whose.of(herd.pids), &herd.stand.work(), point, delay)?;
     let acted = phase.act(herd);
     let was_hit = tracer.detach()?;
@@ -224,6 +228,7 @@ fn round(place: &Place, options: &Options, herd: &mut Herd, tally: &mut Tally) -
         .is_served()
         .and_then(|()| phase.make_up(acted.is_err(), herd))
         .and_then(|()| herd.is_right(phase.ends_with()));
+    tally.took(began.elapsed(), place);
     if let Err(error) = right {
         tally.broken.push(format!("{phase:?} of the {whose:?}, {point:?}: {error:#}"));
         eprintln!("{place:?}: {error:#}");
@@ -316,6 +321,13 @@ fn bring_anew(herd: &mut Herd, to: Subject) -> anyhow::Result<()> {
 }
 
 impl Tally {
+    fn took(&mut self, time: Duration, place: &Place) {
+        if time >= LONG {
+            eprintln!("{} s: {place:?}", time.as_secs());
+        }
+        self.longest = self.longest.max(time);
+    }
+
     fn print(&self, places: &[Place]) {
         figures::print("points", places.len(), "points");
         figures::print("points_tried", self.tried.len(), "points");
@@ -330,6 +342,7 @@ impl Tally {
             }
         }
         figures::print("rounds", self.rounds, "rounds");
+        figures::print("longest_round_ms", self.longest.as_millis(), "ms");
         figures::print("commands_refused", self.refused, "commands");
         figures::print("rounds_broken", self.broken.len(), "rounds");
         for place in self.tried.difference(&self.hit) {
