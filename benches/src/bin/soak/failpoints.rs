@@ -78,6 +78,9 @@ pub struct Options {
     /// Only these faults.
     #[arg(long, value_delimiter = ',', default_values = ["error", "delay", "kill"])]
     faults: Vec<FaultName>,
+    /// Only these calls.
+    #[arg(long, value_delimiter = ',', value_name = "CALL")]
+    calls: Vec<String>,
     /// Only these phases.
     #[arg(long, value_delimiter = ',', default_values = ["start", "crash", "stop", "delete", "upgrade", "death"])]
     phases: Vec<Phase>,
@@ -162,6 +165,7 @@ fn try_all(options: &Options, herd: &mut Herd) -> anyhow::Result<Promises> {
     let leaked = settled_descriptors(herd.pids)?.saturating_sub(before + TOLERANCE);
     tally.print(&places);
     figures::print("both_died", herd.both_died, "times");
+    figures::print("panics", herd.panics, "times");
     figures::print("descriptors_leaked", leaked, "descriptors");
     let mut promises = Promises::default();
     promises.is_zero("descriptors_leaked", leaked);
@@ -190,7 +194,11 @@ fn enumerate(options: &Options, herd: &mut Herd) -> anyhow::Result<Vec<Place>> {
 
 fn points(calls: &BTreeMap<String, u32>, options: &Options) -> Vec<Point> {
     let mut points = Vec::new();
-    for (call, times) in calls.iter().filter(|(call, _)| !WITHOUT_CHOICE.contains(&call.as_str())) {
+    let is_meant = |call: &String| match options.calls.is_empty() {
+        true => !WITHOUT_CHOICE.contains(&call.as_str()),
+        false => options.calls.contains(call),
+    };
+    for (call, times) in calls.iter().filter(|(call, _)| is_meant(call)) {
         for name in &options.faults {
             // One that comes late does so in the same way each time, and takes its time.
             let (fault, most) = match name {
