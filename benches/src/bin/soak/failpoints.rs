@@ -27,6 +27,8 @@ use strace::{Fault, Point, Tracer};
 
 /// A crash or a death is over at the latest, when nobody says so.
 const OVER_LIMIT: Duration = Duration::from_secs(10);
+/// How often the calls of a phase are listed until it goes through.
+const LISTINGS: u32 = 3;
 /// How often a point is tried that is not met.
 const TRIES: u32 = 2;
 /// A round that takes so long is named: somebody has waited for a limit.
@@ -180,16 +182,33 @@ fn enumerate(options: &Options, herd: &mut Herd) -> anyhow::Result<Vec<Place>> {
     let mut places = Vec::new();
     for phase in &options.phases {
         for whose in [Whose::Supervisor, Whose::Keeper] {
-            bring(herd, phase.begins_with())?;
-            let tracer = Tracer::list(whose.of(herd.pids), &herd.stand.work())?;
-            phase.act(herd).with_context(|| format!("{phase:?}, with nothing wrong"))?;
-            let calls = tracer.calls()?;
-            herd.is_served()?;
-            herd.is_right(phase.ends_with())?;
+            let calls = list(*phase, whose, herd)?;
             places.extend(points(&calls, options).into_iter().map(|point| (*phase, whose, point)));
         }
     }
     Ok(places)
+}
+
+/// Which calls a phase makes, and how often. On a machine that has a lot else to do it may be too slow while it is
+/// listened to, and is then done again.
+fn list(phase: Phase, whose: Whose, herd: &mut Herd) -> anyhow::Result<BTreeMap<String, u32>> {
+    let mut tries_left = LISTINGS;
+    loop {
+        tries_left -= 1;
+        bring(herd, phase.begins_with())?;
+        let tracer = Tracer::list(whose.of(herd.pids), &herd.stand.work())?;
+        let acted = phase.act(herd).with_context(|| format!("{phase:?}, with nothing wrong"));
+        let calls = tracer.calls()?;
+        herd.is_served()?;
+        match acted {
+            Ok(()) => {
+                herd.is_right(phase.ends_with())?;
+                return Ok(calls);
+            }
+            Err(error) if tries_left == 0 => return Err(error),
+            Err(error) => eprintln!("{error:#}; once more"),
+        }
+    }
 }
 
 fn points(calls: &BTreeMap<String, u32>, options: &Options) -> Vec<Point> {
