@@ -111,6 +111,38 @@ fn every_path_that_the_map_names_exists_and_every_room_is_on_it() {
     }
 }
 
+/// Text of all programs and tests, and of the scripts.
+fn everything(place: &Path) -> String {
+    let mut text = String::new();
+    for path in fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            text += &everything(&path);
+        } else if name.ends_with(".rs") {
+            text += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn every_test_and_every_run_that_the_list_of_faults_names_exists() {
+    let list = fs::read_to_string(root().join("docs/faults.md")).unwrap();
+    let all = everything(root());
+    let soak = fs::read_to_string(root().join("scripts/soak")).unwrap();
+    let mut tests = 0;
+    for word in list.split('`').skip(1).step_by(2) {
+        if let Some(run) = word.strip_prefix("scripts/soak ") {
+            let name = run.split(' ').next().unwrap();
+            assert!(soak.contains(&format!("scripts/soak {name} ")), "there is no `scripts/soak {name}`");
+        } else if word.matches('_').count() >= 3 {
+            assert!(all.contains(&format!("fn {word}()")), "docs/faults.md names `{word}`, which is no test");
+            tests += 1;
+        }
+    }
+    assert!(tests > 50, "the list names {tests} tests only");
+}
+
 #[test]
 fn what_the_front_page_promises_as_a_file_is_there() {
     for file in

@@ -45,6 +45,41 @@ fn nobody_notices_that_the_supervisor_is_killed() {
 }
 
 #[test]
+fn no_exit_is_missed_however_many_there_are_and_a_budget_ends_at_its_count() {
+    let figure = figures(&soak(&["crashes", "--crashes", "400", "--quick"]).output().unwrap());
+    assert!(figure("crashes") >= 400.0);
+    assert_eq!(figure("starts_with_a_budget_of_5"), 5.0);
+}
+
+#[test]
+fn many_instances_start_stop_are_reloaded_and_killed_at_once_and_leave_nothing() {
+    let figure = figures(&soak(&["scale", "--instances", "40"]).output().unwrap());
+    assert_eq!(figure("storm_exits_wrong"), 0.0);
+}
+
+#[test]
+fn signals_without_a_meaning_do_nothing_and_an_end_that_is_asked_for_often_comes_once() {
+    let figure = figures(&soak(&["signals", "--signals", "2000"]).output().unwrap());
+    assert_eq!((figure("managers_replaced"), figure("ends_begun")), (0.0, 1.0));
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_from_being_answered() {
+    let figure = figures(&soak(&["clients", "--idle", "1000"]).output().unwrap());
+    assert_eq!(figure("pings_failed"), 0.0);
+}
+
+#[test]
+fn a_system_call_that_fails_costs_no_instance_and_no_line() {
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        return eprintln!("skipped: there is no strace here");
+    }
+    let arguments = ["failpoints", "--seconds", "20", "--phases", "start,crash", "--faults", "error,kill"];
+    let figure = figures(&soak(&arguments).output().unwrap());
+    assert!(figure("points_hit") > 0.0);
+}
+
+#[test]
 fn a_run_that_is_told_to_end_ends_everything() {
     end_early(Signal::SIGTERM);
 }

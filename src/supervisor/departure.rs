@@ -26,6 +26,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const FROZEN: u8 = 75;
 /// How long a frozen supervisor leaves the keeper's place to its successor, which may serve already.
 const AFTER_YOU: Duration = Duration::from_millis(500);
+/// How long a keeper may take to die once it has closed its end. It takes us for hung a little later.
+const DEATH_LIMIT: Duration = Duration::from_secs(3);
 
 /// How a supervisor leaves its loop.
 pub enum Departure {
@@ -145,6 +147,10 @@ impl Frozen {
 impl Heir {
     /// Becomes the keeper, unless somebody else is. Returns only then, or when it fails.
     pub fn succeed(self) -> ExitCode {
+        if is_our_parent(self.keeper_pid) {
+            tracing::error!("keeper {} has hung up and lives: it starts another supervisor", self.keeper_pid);
+            return ExitCode::FAILURE;
+        }
         if !self.is_the_one() {
             tracing::info!("keeper {} is dead, and another supervisor becomes the keeper", self.keeper_pid);
             return ExitCode::SUCCESS;
@@ -168,6 +174,19 @@ impl Heir {
     }
 }
 
+/// Whether a keeper that does not speak to us lives all the same: two of them must never be. One that has died is nobody's
+/// parent, a moment after its end of the socket was closed.
+fn is_our_parent(keeper: u32) -> bool {
+    let until = Instant::now() + DEATH_LIMIT;
+    while nix::unistd::getppid().as_raw().cast_unsigned() == keeper {
+        if Instant::now() >= until {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    false
+}
+
 /// What says that somebody takes the place of this keeper.
 fn heir_mark(home: &std::path::Path, keeper: u32) -> PathBuf {
     home.join(format!("heir-of-{keeper}"))
@@ -180,5 +199,16 @@ pub fn clear_marks(home: &std::path::Path) {
         if let Err(error) = std::fs::remove_file(entry.path()) {
             tracing::debug!("{} stays: {error}", entry.path().display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keeper_that_lives_is_not_inherited_from() {
+        assert!(is_our_parent(nix::unistd::getppid().as_raw().cast_unsigned()));
+        assert!(!is_our_parent(std::process::id()), "somebody else is not our parent");
     }
 }

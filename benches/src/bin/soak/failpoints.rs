@@ -27,8 +27,12 @@ use strace::{Fault, Point, Tracer};
 
 /// A crash or a death is over at the latest, when nobody says so.
 const OVER_LIMIT: Duration = Duration::from_secs(10);
+/// How often the calls of a phase are listed until it goes through.
+const LISTINGS: u32 = 3;
 /// How often a point is tried that is not met.
 const TRIES: u32 = 2;
+/// A round that takes so long is named: somebody has waited for a limit.
+const LONG: Duration = Duration::from_secs(15);
 /// A store may hold an outbox or a directory more, for a moment.
 const TOLERANCE: u64 = 8;
 
@@ -76,6 +80,9 @@ pub struct Options {
     /// Only these faults.
     #[arg(long, value_delimiter = ',', default_values = ["error", "delay", "kill"])]
     faults: Vec<FaultName>,
+    /// Only these calls.
+    #[arg(long, value_delimiter = ',', value_name = "CALL")]
+    calls: Vec<String>,
     /// Only these phases.
     #[arg(long, value_delimiter = ',', default_values = ["start", "crash", "stop", "delete", "upgrade", "death"])]
     phases: Vec<Phase>,
@@ -122,6 +129,7 @@ struct Tally {
     hit: BTreeSet<Place>,
     tried: BTreeSet<Place>,
     refused: u64,
+    longest: Duration,
     broken: Vec<String>,
 }
 
@@ -159,6 +167,7 @@ fn try_all(options: &Options, herd: &mut Herd) -> anyhow::Result<Promises> {
     let leaked = settled_descriptors(herd.pids)?.saturating_sub(before + TOLERANCE);
     tally.print(&places);
     figures::print("both_died", herd.both_died, "times");
+    figures::print("panics", herd.panics, "times");
     figures::print("descriptors_leaked", leaked, "descriptors");
     let mut promises = Promises::default();
     promises.is_zero("descriptors_leaked", leaked);
@@ -173,21 +182,42 @@ fn enumerate(options: &Options, herd: &mut Herd) -> anyhow::Result<Vec<Place>> {
     let mut places = Vec::new();
     for phase in &options.phases {
         for whose in [Whose::Supervisor, Whose::Keeper] {
-            bring(herd, phase.begins_with())?;
-            let tracer = Tracer::list(whose.of(herd.pids), &herd.stand.work())?;
-            phase.act(herd).with_context(|| format!("{phase:?}, with nothing wrong"))?;
-            let calls = tracer.calls()?;
-            herd.is_served()?;
-            herd.is_right(phase.ends_with())?;
+            let calls = list(*phase, whose, herd)?;
             places.extend(points(&calls, options).into_iter().map(|point| (*phase, whose, point)));
         }
     }
     Ok(places)
 }
 
+/// Which calls a phase makes, and how often. On a machine that has a lot else to do it may be too slow while it is
+/// listened to, and is then done again.
+fn list(phase: Phase, whose: Whose, herd: &mut Herd) -> anyhow::Result<BTreeMap<String, u32>> {
+    let mut tries_left = LISTINGS;
+    loop {
+        tries_left -= 1;
+        bring(herd, phase.begins_with())?;
+        let tracer = Tracer::list(whose.of(herd.pids), &herd.stand.work())?;
+        let acted = phase.act(herd).with_context(|| format!("{phase:?}, with nothing wrong"));
+        let calls = tracer.calls()?;
+        herd.is_served()?;
+        match acted {
+            Ok(()) => {
+                herd.is_right(phase.ends_with())?;
+                return Ok(calls);
+            }
+            Err(error) if tries_left == 0 => return Err(error),
+            Err(error) => eprintln!("{error:#}; once more"),
+        }
+    }
+}
+
 fn points(calls: &BTreeMap<String, u32>, options: &Options) -> Vec<Point> {
     let mut points = Vec::new();
-    for (call, times) in calls.iter().filter(|(call, _)| !WITHOUT_CHOICE.contains(&call.as_str())) {
+    let is_meant = |call: &String| match options.calls.is_empty() {
+        true => !WITHOUT_CHOICE.contains(&call.as_str()),
+        false => options.calls.contains(call),
+    };
+    for (call, times) in calls.iter().filter(|(call, _)| is_meant(call)) {
         for name in &options.faults {
             // One that comes late does so in the same way each time, and takes its time.
             let (fault, most) = match name {
@@ -210,6 +240,7 @@ fn round(place: &Place, options: &Options, herd: &mut Herd, tally: &mut Tally) -
     interrupt::check()?;
     bring(herd, phase.begins_with()).with_context(|| format!("before {place:?}"))?;
     let delay = Duration::from_millis(options.delay);
+    let began = Instant::now();
     let tracer = Tracer::inject(whose.of(herd.pids), &herd.stand.work(), point, delay)?;
     let acted = phase.act(herd);
     let was_hit = tracer.detach()?;
@@ -224,6 +255,7 @@ fn round(place: &Place, options: &Options, herd: &mut Herd, tally: &mut Tally) -
         .is_served()
         .and_then(|()| phase.make_up(acted.is_err(), herd))
         .and_then(|()| herd.is_right(phase.ends_with()));
+    tally.took(began.elapsed(), place);
     if let Err(error) = right {
         tally.broken.push(format!("{phase:?} of the {whose:?}, {point:?}: {error:#}"));
         eprintln!("{place:?}: {error:#}");
@@ -316,6 +348,13 @@ fn bring_anew(herd: &mut Herd, to: Subject) -> anyhow::Result<()> {
 }
 
 impl Tally {
+    fn took(&mut self, time: Duration, place: &Place) {
+        if time >= LONG {
+            eprintln!("{} s: {place:?}", time.as_secs());
+        }
+        self.longest = self.longest.max(time);
+    }
+
     fn print(&self, places: &[Place]) {
         figures::print("points", places.len(), "points");
         figures::print("points_tried", self.tried.len(), "points");
@@ -330,6 +369,7 @@ impl Tally {
             }
         }
         figures::print("rounds", self.rounds, "rounds");
+        figures::print("longest_round_ms", self.longest.as_millis(), "ms");
         figures::print("commands_refused", self.refused, "commands");
         figures::print("rounds_broken", self.broken.len(), "rounds");
         for place in self.tried.difference(&self.hit) {

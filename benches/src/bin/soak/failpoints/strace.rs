@@ -18,6 +18,10 @@ use nix::sys::signal::Signal;
 
 /// strace has attached itself at the latest.
 const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+/// A process that is killed is gone after this time, mostly.
+const DEATH: Duration = Duration::from_millis(50);
+/// It lets go in order within this time.
+const DETACH_LIMIT: Duration = Duration::from_millis(500);
 /// Between two looks whether the fault has been seen.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -79,11 +83,18 @@ impl Tracer {
                 // Asked first: what was written before counts.
                 let is_over = over.load(Relaxed);
                 if was_hit(&fs::read_to_string(&output).unwrap_or_default()) {
-                    if fault == Fault::Delay {
-                        std::thread::sleep(delay);
+                    match fault {
+                        Fault::Delay => std::thread::sleep(delay),
+                        Fault::Kill => std::thread::sleep(DEATH),
+                        Fault::Error => {}
                     }
-                    // It ends by itself with the last process that it traces.
+                    let asked = Instant::now();
                     let _ = send(strace, Signal::SIGINT);
+                    while is_alive(strace) && asked.elapsed() < DETACH_LIMIT {
+                        std::thread::sleep(LOOK);
+                    }
+                    // See `end`. Its owner has not waited for it yet, so that the pid is its own.
+                    let _ = send(strace, Signal::SIGKILL);
                     return true;
                 }
                 if is_over {
@@ -135,9 +146,16 @@ impl Tracer {
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
+        let asked = Instant::now();
         // It has ended where all that it traced have.
         let _ = send(self.strace.id(), Signal::SIGINT);
-        self.strace.wait()?;
+        while self.strace.try_wait()?.is_none() {
+            // One that lets go of a process that is just being killed waits for ever; its own end lets go of all.
+            if asked.elapsed() >= DETACH_LIMIT {
+                self.strace.kill()?;
+            }
+            std::thread::sleep(LOOK);
+        }
         Ok(())
     }
 }
