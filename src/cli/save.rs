@@ -34,7 +34,11 @@ pub fn resurrect(client: &Client, out: &mut Output) -> Result<(), CliError> {
     if back.is_empty() {
         writeln!(out, "everything that was saved is there already")?;
     }
-    list::table(snapshot.instances.iter(), out)
+    list::table(snapshot.instances.iter(), out)?;
+    for warning in &snapshot.supervisor.warnings {
+        writeln!(out, "warning: {}", list::printable(warning))?;
+    }
+    Ok(())
 }
 
 /// Prepares the keeper that stays in the foreground and brings everything back.

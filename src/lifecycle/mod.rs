@@ -120,6 +120,17 @@ impl Instance {
         }
     }
 
+    /// Sets its counters back, as if it had never failed and never been restarted.
+    pub fn reset(&mut self) {
+        self.restarts = 0;
+        self.forgive();
+    }
+
+    /// Whether it rests because it ended by itself, and not because somebody wanted it.
+    pub fn ended_by_itself(&self) -> bool {
+        self.state == State::Stopped && self.cause.is_its_own()
+    }
+
     /// Whether nothing has ever happened to it.
     pub fn is_untouched(&self) -> bool {
         *self == Instance::with_seed(self.seed)

@@ -13,7 +13,7 @@ use super::core::Core;
 use super::answers::Goal;
 use super::saved::{Aftermath, Document, SavedApp, SavedInstance, files};
 use crate::config::spec::Rules;
-use crate::lifecycle::By;
+use crate::lifecycle::{By, Event as Life, Instance};
 use crate::process::{self, Ended};
 
 /// How long the processes of a herd whose supervisor has died may take to end.
@@ -74,12 +74,17 @@ impl Core {
             return None;
         }
         let found = files::read(&self.home.saved());
-        for (path, why) in found.refused {
-            let aside = match files::put_aside(&path) {
+        for (path, why) in &found.refused {
+            let aside = match files::put_aside(path) {
                 Ok(aside) => format!("it is now {}", aside.display()),
                 Err(error) => format!("it cannot be put aside: {error}"),
             };
-            self.warn(format!("{} cannot be used: {why}; {aside}", path.display()));
+            let refused = format!("{} cannot be used: {why}; {aside}", path.display());
+            self.saving.refused.push(refused.clone());
+            self.warn(refused);
+        }
+        if let (Some(used), false) = (&found.used, found.refused.is_empty()) {
+            self.warn(format!("what is in {} is used instead", used.display()));
         }
         found.document
     }
@@ -148,6 +153,12 @@ impl Core {
         if waiting.is_empty() && self.registry.apps.is_empty() {
             let failure = Failure::new(format!("nothing is saved in `{}`", self.home.saved().display()))
                 .hint("what runs is saved by itself, and by `herdwire save`");
+            let failure = match self.saving.refused.is_empty() {
+                true => failure,
+                false => Failure::new("nothing that was saved can be used")
+                    .cause(self.saving.refused.join("; "))
+                    .hint("those files are kept: `herdwire start` describes the apps anew"),
+            };
             // Whoever asked may have gone meanwhile.
             return drop(reply.send(Response::Failed(failure)));
         }
@@ -216,12 +227,28 @@ impl Core {
         let mut goals = Vec::new();
         for (at, (_, id)) in in_order.into_iter().enumerate() {
             // One more than were written down: it is as the app says.
-            if instances.get(at).map_or(app.spec.autostart, |instance| instance.running) {
-                goals.push((id, self.goal_online(id)));
-                self.queue_starts_by(&[id], By::Resurrect).await;
+            match instances.get(at) {
+                Some(SavedInstance { running: false, ended, .. }) => self.leave_at_rest(id, *ended).await,
+                None if !app.spec.autostart => {}
+                Some(_) | None => {
+                    goals.push((id, self.goal_online(id)));
+                    self.queue_starts_by(&[id], By::Resurrect).await;
+                }
             }
         }
         Ok(goals)
+    }
+
+    /// One that did not run: it ended by itself, or somebody had stopped it. Marked, so that nobody takes it for one that
+    /// is still to be started.
+    async fn leave_at_rest(&mut self, id: u32, ended: Option<i32>) {
+        let Some(code) = ended else { return self.live(id, Life::Stop).await };
+        let Some(entry) = self.registry.instances.get(&id) else { return };
+        let life = Instance::ended_before(id, code, &self.registry.spec_of(entry).rules);
+        if let Some(entry) = self.registry.instances.get_mut(&id) {
+            entry.life = life;
+        }
+        self.commit(id);
     }
 
     /// The id of a new instance and the number that users know it by: the one that it had, where that is free.

@@ -77,6 +77,9 @@ pub struct SavedInstance {
     /// Whether it is to run.
     #[serde(default = "yes")]
     pub running: bool,
+    /// The exit code of one that had ended by itself and was not to be started again.
+    #[serde(default)]
+    pub ended: Option<i32>,
 }
 
 fn yes() -> bool {

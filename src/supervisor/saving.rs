@@ -24,7 +24,7 @@ use super::registry::{App, Entry};
 use super::saved::writer::Writer;
 use super::saved::{Document, End, Here, SavedApp, SavedInstance};
 use super::settings::Kept;
-use crate::lifecycle::{State, Then};
+use crate::lifecycle::{Exit, State, Then};
 
 /// How long the last document may take at the end.
 const LAST_LIMIT: Duration = Duration::from_secs(3);
@@ -43,6 +43,8 @@ pub struct Saving {
     pub(super) waiting: Vec<SavedApp>,
     /// The sections that were in force then, as far as they are not again.
     pub(super) settings: Kept,
+    /// Documents that could not be used, each with its reason.
+    pub(super) refused: Vec<String>,
     /// What the last document said, in short.
     noted: Option<u64>,
     /// The document that stays as it is while everything ends.
@@ -62,6 +64,7 @@ impl Saving {
             off,
             waiting: Vec::new(),
             settings: Kept::default(),
+            refused: Vec::new(),
             noted: None,
             last: None,
             claims: Vec::new(),
@@ -182,7 +185,7 @@ impl Core {
             (app.id, app.revision, Arc::as_ptr(app.proven_spec()).addr()).hash(&mut hasher);
         }
         for entry in self.registry.instances.values() {
-            (entry.id, entry.number, entry.app, entry.index, entry.doomed, is_wanted(entry)).hash(&mut hasher);
+            (entry.id, entry.number, entry.app, entry.index, entry.doomed, is_wanted(entry), ended_with(entry)).hash(&mut hasher);
         }
         self.globals.settings_revision.hash(&mut hasher);
         self.saving.waiting.iter().for_each(|app| app.spec.name.hash(&mut hasher));
@@ -212,16 +215,28 @@ impl Core {
         for entry in self.registry.staying(app.id) {
             // In a reload two stand in one place: it is one instance.
             match instances.iter_mut().find(|known| known.index == entry.index) {
-                Some(known) => known.running |= is_wanted(entry),
+                Some(known) => {
+                    known.running |= is_wanted(entry);
+                    known.ended = known.ended.or(ended_with(entry)).filter(|_| !known.running);
+                }
                 None => instances.push(SavedInstance {
                     number: entry.number,
                     index: entry.index,
                     running: is_wanted(entry),
+                    ended: ended_with(entry),
                 }),
             }
         }
         instances.sort_by_key(|instance| instance.index);
         SavedApp { spec: (**app.proven_spec()).clone(), instances, waiting: false }
+    }
+}
+
+/// The exit code of one that ended by itself and is not started again: a job that is done stays done.
+fn ended_with(entry: &Entry) -> Option<i32> {
+    match (entry.life.state(), entry.life.last_exit()) {
+        (State::Stopped, Some(Exit::Code(code))) if entry.life.ended_by_itself() => Some(code),
+        _ => None,
     }
 }
 

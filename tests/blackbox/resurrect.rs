@@ -66,6 +66,51 @@ fn what_ran_comes_back_after_an_end_and_what_was_stopped_stays_stopped() {
 }
 
 #[test]
+fn a_job_that_was_done_stays_done_and_what_needs_it_comes_back() {
+    let herdwire = Herdwire::new();
+    let job = "#!/bin/sh\necho x >> \"$HERDWIRE_NAME.starts\"\n";
+    herdwire.script("job", job);
+    herdwire.script("stops", &format!("{job}exit 3\n"));
+    herdwire.script("run", COUNTED);
+    herdwire.write(
+        "herdwire.toml",
+        "[[app]]\nname = \"migrate\"\nscript = \"./job\"\nautorestart = false\n\
+         [[app]]\nname = \"coded\"\nscript = \"./stops\"\nstop_exit_codes = [3]\n\
+         [[app]]\nname = \"web\"\nscript = \"./run\"\ndepends_on = { migrate = \"completed\" }\n",
+    );
+    herdwire.run(&["start"]);
+    until("all is as it will be", || {
+        ["migrate", "coded"].iter().all(|app| herdwire.instance(app).status == "stopped")
+            && herdwire.instance("web").is_online()
+    });
+    await_starts(&herdwire, "web", 1);
+    let before = picture(&herdwire);
+    herdwire.ok(&["kill"]);
+    herdwire.ok(&["resurrect"]);
+    assert_eq!(picture(&herdwire), before);
+    await_starts(&herdwire, "web", 2);
+    // Nor does a successor take them for something that is still to be started.
+    herdwire.kill_supervisor();
+    assert_eq!(picture(&herdwire), before);
+    assert_eq!((starts(&herdwire, "migrate"), starts(&herdwire, "coded")), (1, 1));
+    assert!(herdwire.ok(&["describe", "migrate"]).contains("exit code 0"));
+    assert!(herdwire.ok(&["describe", "coded"]).contains("exit code 3"));
+}
+
+#[test]
+fn what_was_stopped_and_came_back_so_is_not_started_by_a_successor() {
+    let herdwire = Herdwire::new();
+    herdwire.script("run", COUNTED);
+    herdwire.ok(&["start", "./run", "-n", "a"]);
+    await_starts(&herdwire, "a", 1);
+    herdwire.ok(&["stop", "a"]);
+    herdwire.ok(&["kill"]);
+    herdwire.ok(&["resurrect"]);
+    herdwire.kill_supervisor();
+    assert_eq!((herdwire.instance("a").status.as_str(), starts(&herdwire, "a")), ("stopped", 1));
+}
+
+#[test]
 fn an_end_by_a_signal_keeps_the_list() {
     let herdwire = Herdwire::new();
     herdwire.script("run", COUNTED);
@@ -169,10 +214,12 @@ fn a_newest_document_that_is_damaged_costs_a_warning_and_one_change() {
     let newest = herdwire.home().join("saved");
     let text = fs::read(&newest).unwrap();
     fs::write(&newest, &text[..text.len() / 2]).unwrap();
-    herdwire.ok(&["resurrect"]);
+    let said = herdwire.ok(&["resurrect"]);
     assert!(herdwire.instance("a").is_online());
-    let list = herdwire.ok(&["list"]);
-    assert!(list.contains("cannot be used: it is not whole"), "{list}");
+    for text in [said, herdwire.ok(&["list"])] {
+        assert!(text.contains("cannot be used: it is not whole"), "{text}");
+        assert!(text.contains("saved.1 is used instead"), "{text}");
+    }
     assert_eq!(fs::read(herdwire.home().join("saved.broken")).unwrap(), text[..text.len() / 2]);
 }
 
@@ -183,9 +230,13 @@ fn with_nothing_but_damaged_documents_resurrect_says_so() {
     herdwire.ok(&["start", "./run", "-n", "a"]);
     herdwire.ok(&["kill"]);
     for name in ["saved", "saved.1", "saved.2"] {
-        fs::write(herdwire.home().join(name), "").unwrap();
+        fs::write(herdwire.home().join(name), if name == "saved" { name } else { "" }).unwrap();
     }
-    assert!(herdwire.refused(&["resurrect"]).starts_with("error: nothing is saved in "));
+    let said = herdwire.refused(&["resurrect"]);
+    assert!(said.starts_with("error: nothing that was saved can be used\ncause: "), "{said}");
+    assert!(said.contains("saved.1 cannot be used: it is empty"), "{said}");
+    assert_eq!(fs::read_to_string(herdwire.home().join("saved.broken")).unwrap(), "saved");
+    assert!(herdwire.home().join("saved.1.broken").exists() && herdwire.home().join("saved.2.broken").exists());
     assert!(herdwire.own_log().contains("saved.2 cannot be used: it is empty"));
 }
 

@@ -17,11 +17,16 @@ use super::{BadText, Document, MAX_BYTES};
 /// Documents kept, the newest included.
 pub const GENERATIONS: usize = 3;
 
+/// Files of one name that are kept though they cannot be used.
+const BROKEN: u32 = 99;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The newest whole one.
     pub document: Option<Document>,
+    /// The file that it is in.
+    pub used: Option<PathBuf>,
     /// Files that could not be used, newest first, and why.
     pub refused: Vec<(PathBuf, Unusable)>,
 }
@@ -56,7 +61,7 @@ pub fn read(path: &Path) -> Found {
     for file in (0..GENERATIONS).map(|generation| name(path, generation)) {
         match read_one(&file) {
             Ok(document) => {
-                found.document = Some(document);
+                (found.document, found.used) = (Some(document), Some(file));
                 break;
             }
             Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
@@ -91,9 +96,19 @@ fn read_one(path: &Path) -> Result<Document, Unusable> {
     Ok(Document::from_text(&text)?)
 }
 
-/// Puts a file that cannot be used out of the way, where the next documents do not push it out.
+/// Puts a file that cannot be used out of the way, under a name that no other has: `saved.1.broken`, `saved.1.broken.2`, ...
+///
+/// # Errors
+/// It cannot be renamed, or so many lie there that somebody should have looked.
 pub fn put_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = path.with_extension("broken");
+    let named = |end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let mut names = std::iter::once(named(".broken")).chain((2..=BROKEN).map(|n| named(&format!(".broken.{n}"))));
+    let free = names.find(|name| name.symlink_metadata().is_err());
+    let aside = free.ok_or_else(|| io::Error::other(format!("{BROKEN} of its kind lie there already")))?;
     fs::rename(path, &aside)?;
     Ok(aside)
 }

@@ -14,7 +14,7 @@ use crate::config::testing;
 fn document(names: &[&str]) -> Document {
     let app = |name: &&str| SavedApp {
         spec: testing::spec(name),
-        instances: vec![SavedInstance { number: 3, index: 0, running: true }],
+        instances: vec![SavedInstance { number: 3, index: 0, running: true, ended: None }],
         waiting: false,
     };
     Document {
@@ -30,8 +30,8 @@ fn document(names: &[&str]) -> Document {
 }
 
 fn any_document() -> impl Strategy<Value = Document> {
-    let instance =
-        any::<(u32, u32, bool)>().prop_map(|(number, index, running)| SavedInstance { number, index, running });
+    let instance = any::<(u32, u32, bool, Option<i32>)>()
+        .prop_map(|(number, index, running, ended)| SavedInstance { number, index, running, ended });
     let app = (testing::any_spec(), proptest::collection::vec(instance, 0..3), any::<bool>())
         .prop_map(|(spec, instances, waiting)| SavedApp { spec, instances, waiting });
     let end = prop_oneof![Just(End::None), Just(End::Begun), Just(End::Done)];
@@ -229,6 +229,28 @@ fn a_file_that_cannot_be_used_is_put_aside_and_kept() {
     files::write(&place.path(), &document(&["c"])).unwrap();
     assert_eq!(fs::read_to_string(aside).unwrap(), "precious");
     assert_eq!(place.read(), (Some("c".into()), vec![]));
+}
+
+#[test]
+fn each_file_that_cannot_be_used_is_kept_under_a_name_of_its_own() {
+    let place = Place::new();
+    let mut names = Vec::new();
+    for round in ["first", "second"] {
+        for generation in 0..files::GENERATIONS {
+            let path = files::name(&place.path(), generation);
+            fs::write(&path, format!("{round} {generation}")).unwrap();
+            names.push((files::put_aside(&path).unwrap(), format!("{round} {generation}")));
+        }
+    }
+    assert!(names.iter().all(|(path, text)| fs::read_to_string(path).unwrap() == *text), "{names:?}");
+    assert!(names[4].0.ends_with("saved.1.broken.2"), "{names:?}");
+}
+
+#[test]
+fn which_of_them_is_used_is_told() {
+    let place = Place::with_two();
+    fs::write(place.path(), "").unwrap();
+    assert_eq!(files::read(&place.path()).used, Some(files::name(&place.path(), 1)));
 }
 
 #[test]
