@@ -211,6 +211,28 @@ impl Pump {
     /// that are created along with their folder. Returns at once; a file that cannot be opened is an
     /// [`Event::Trouble`]. A stream of the same key is replaced.
     pub fn attach(&self, stream: StreamKey, pipe: OwnedFd, route: Route) {
+        let (token, _) = self.enter(stream, pipe, route);
+        lock(&self.shared.restless).insert(token);
+        self.shared.ring();
+    }
+
+    /// The same for a pipe that a predecessor has served: its file is there, and is left alone until something comes out
+    /// of the pipe.
+    pub fn go_on(&self, stream: StreamKey, pipe: OwnedFd, route: Route) {
+        let is_raw = matches!(route, Route::Raw { .. });
+        let (token, entry) = self.enter(stream, pipe, route);
+        let mut entry = lock(&entry);
+        if is_raw {
+            self.shared.watch(&mut entry);
+        }
+        // What is rendered may have to be rendered on, whatever is in the pipe.
+        if entry.look_again().is_some() {
+            lock(&self.shared.restless).insert(token);
+            self.shared.ring();
+        }
+    }
+
+    fn enter(&self, stream: StreamKey, pipe: OwnedFd, route: Route) -> (u64, Arc<Mutex<Stream>>) {
         self.detach(stream);
         let mut table = self.shared.table();
         table.last += 1;
@@ -236,11 +258,10 @@ impl Pump {
             trouble: None,
             told: None,
         };
+        let entry = Arc::new(Mutex::new(entry));
         table.tokens.insert(stream, token);
-        table.streams.insert(token, Arc::new(Mutex::new(entry)));
-        drop(table);
-        lock(&self.shared.restless).insert(token);
-        self.shared.ring();
+        table.streams.insert(token, Arc::clone(&entry));
+        (token, entry)
     }
 
     /// Lets go of a stream; what is left in the pipe stays there. Nothing is told of it any more.

@@ -64,6 +64,7 @@ pub struct Target {
     compressor: Asking,
     /// Who is attached.
     streams: Vec<StreamKey>,
+    /// Whose bytes are last in it; known once it is open.
     writer: Option<Writer>,
     /// When a byte last came.
     moved: Instant,
@@ -83,7 +84,7 @@ impl Target {
     pub fn new(path: PathBuf, rotation: Rotation, compressor: Asking) -> Target {
         let index = Index::of(&path, NOTE_EVERY);
         Target {
-            writer: index.writer(),
+            writer: None,
             index,
             path,
             open: None,
@@ -157,6 +158,8 @@ impl Target {
             self.index.start_anew();
         }
         self.open = Some(open);
+        // Said by a predecessor, if nobody has written here since.
+        self.writer = self.writer.or_else(|| self.index.writer());
         Ok(())
     }
 

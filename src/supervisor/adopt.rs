@@ -387,12 +387,6 @@ impl Core {
         self.adopt_logs(descriptors);
         self.adopt_links(descriptors).await;
         self.wire.attached().await;
-        let running = self.registry.instances.values().filter_map(|entry| Some((entry.id, entry.process.pid()?)));
-        for (id, pid) in running.collect::<Vec<_>>() {
-            if let Err(error) = self.sampler.add(id, pid) {
-                tracing::debug!("instance {id} cannot be sampled: {error}");
-            }
-        }
     }
 
     /// Processes that live and belong to no instance that we know: what they print goes on into a file, and nothing of
@@ -420,7 +414,7 @@ impl Core {
     fn adopt_logs(&mut self, descriptors: &mut BTreeMap<Name, OwnedFd>) {
         for (name, pipe) in core::take_kinds(descriptors, &[Kind::Out, Kind::Err]) {
             match self.registry.instances.contains_key(&name.owner) {
-                true => self.attach_log(name, pipe),
+                true => self.adopt_log(name, pipe),
                 false => self.store.forget(name),
             }
         }

@@ -15,7 +15,6 @@ use crate::health::{self, Finding, NotifySocket, Phase, ProbeSurroundings, Sense
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::{Event as Life, Incarnation, Instance, State, Trigger};
-use crate::process::Group;
 use crate::relay::NodeId;
 use crate::snapshot::HealthView;
 use crate::triggers::{self, Triggers};
@@ -133,7 +132,7 @@ impl Core {
             incarnation,
             pid: *pid,
             inode: pidfd.inode().unwrap_or(0),
-            group: self.group(id).filter(Group::exists),
+            group: spec.health.max_memory.and_then(|_| self.group(id)),
             surroundings: health::runs_commands(&spec.health).then(|| self.probe_surroundings(entry, spec)),
             health: spec.health.clone(),
             ready: self.watchers.pipes.remove(&(id, incarnation.0)),
