@@ -144,6 +144,11 @@ impl Pidfd {
         told.or_else(|| self.stat()?.get(1)?.parse().ok())
     }
 
+    /// Its number and its parent's; `None` once it has been reaped.
+    pub fn family(&self) -> Option<(u32, u32)> {
+        sys::pidfd_family(self.as_fd()).or_else(|| Some((self.pid()?, self.parent()?)))
+    }
+
     /// When it began, in ticks since boot; `None` once it has been reaped.
     pub fn started(&self) -> Option<u64> {
         self.stat()?.get(19)?.parse().ok()

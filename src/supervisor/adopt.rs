@@ -39,7 +39,7 @@ use crate::deployment::Deployment;
 use crate::keeper::client::{Inheritance, KeeperLink, Reason};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
+use crate::lifecycle::{Event as Life, Exit, Incarnation, Instance, State as LifeState};
 use crate::logs::{Kind as Stream, Pump, Route, StreamKey};
 use crate::process::{Cgroups, OpenFiles, Pidfd, listen, sealed};
 use crate::relay::{NodeId, Relay};
@@ -180,7 +180,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     core.tell("supervisor.started", None, None, began_because(reason));
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
-    core.adopt_instances(&contents, &mut descriptors).await;
+    let orphans = core.adopt_instances(&contents, &mut descriptors).await;
     core.adopt_health(&mut descriptors).await;
     let mut single = |kind| core::take_kinds(&mut descriptors, &[kind]).into_values().next_back();
     let (settings, front, status, run) =
@@ -198,7 +198,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     }
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
-    core.catch_up(exits).await;
+    core.catch_up(exits, &orphans).await;
     if is_first {
         core.follow_the_dead().await;
     } else {
@@ -336,8 +336,13 @@ impl Core {
         Ok(Some(Release { revision, spec: Arc::new(spec), listeners }))
     }
 
-    async fn adopt_instances(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) {
-        let mut reaped = Vec::new();
+    /// Answers which of them are not the keeper's children.
+    async fn adopt_instances(
+        &mut self,
+        contents: &Contents,
+        descriptors: &mut BTreeMap<Name, OwnedFd>,
+    ) -> Vec<(u32, Incarnation)> {
+        let (mut reaped, mut orphans) = (Vec::new(), Vec::new());
         for record in &contents.instances {
             if !self.registry.apps.contains_key(&record.app) {
                 continue;
@@ -350,10 +355,14 @@ impl Core {
             let was_let_go = matches!(life.state(), LifeState::Online { .. });
             // Its name in the store says whose process it is; the record only helps with the number of a reaped one.
             let recorded = (record.pid != 0).then_some(record.pid);
-            let pid = pidfd.as_ref().and_then(|pidfd| {
-                let matches = pidfd.inode().unwrap_or(0) == record.pidfd_inode;
-                pidfd.pid().or(recorded.filter(|_| matches))
+            let family = pidfd.as_ref().and_then(Pidfd::family);
+            let pid = family.map(|(pid, _)| pid).or_else(|| {
+                let matches = pidfd.as_ref()?.inode().unwrap_or(0) == record.pidfd_inode;
+                recorded.filter(|_| matches)
             });
+            if pid.is_some() && family.is_none_or(|(_, parent)| parent != self.keeper_pid) {
+                orphans.push((record.id, life.incarnation()));
+            }
             let process = match (pidfd, pid) {
                 (Some(pidfd), Some(pid)) => Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go },
                 // Reaped, and the keeper's word of it, if it comes, names a number that we do not know.
@@ -387,6 +396,7 @@ impl Core {
         self.adopt_logs(descriptors);
         self.adopt_links(descriptors).await;
         self.wire.attached().await;
+        orphans
     }
 
     /// Processes that live and belong to no instance that we know: what they print goes on into a file, and nothing of
@@ -444,11 +454,11 @@ impl Core {
     }
 
     /// Acts on what happened while there was no supervisor.
-    async fn catch_up(&mut self, exits: Vec<crate::keeper::client::Exit>) {
+    async fn catch_up(&mut self, exits: Vec<crate::keeper::client::Exit>, orphans: &[(u32, Incarnation)]) {
         for exit in exits {
             self.exited(exit).await;
         }
-        self.watch_orphans();
+        self.watch_orphans(orphans);
         let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
         for id in ids {
             let entry = &self.registry.instances[&id];
