@@ -434,8 +434,7 @@ impl Core {
     pub(super) async fn mend_deployments(&mut self) {
         // Rising ids, so the newest of each number stays.
         let staying = || self.registry.instances.values().filter(|entry| entry.is_staying());
-        let newest: BTreeMap<(u32, u32), u32> =
-            staying().map(|entry| ((entry.app, entry.number), entry.id)).collect();
+        let newest: BTreeMap<(u32, u32), u32> = staying().map(|entry| ((entry.app, entry.number), entry.id)).collect();
         let is_outdone = |entry: &&Entry| newest[&(entry.app, entry.number)] != entry.id;
         let outdone: Vec<u32> = staying().filter(is_outdone).map(|entry| entry.id).collect();
         for id in outdone {
