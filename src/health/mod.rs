@@ -49,7 +49,7 @@ pub struct Watched {
     pub pid: u32,
     /// Of its pidfd; 0 where the kernel gives none.
     pub inode: u64,
-    /// Its control group, if it has one.
+    /// Its control group, where its memory is to be looked at: nothing is in one that was never made.
     pub group: Option<Group>,
     /// The process that its life is, if that is another: number, and inode as above.
     pub main: Option<(u32, u64)>,

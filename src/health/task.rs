@@ -29,6 +29,8 @@ const MEMORY_PERIOD: Duration = Duration::from_secs(5);
 const BACKLOG: usize = 512;
 /// How long a readiness is left in the socket for it to be acted on; beyond it whoever acts is stuck.
 const HOLD: Duration = Duration::from_secs(2);
+/// Commands that are taken before anything else has its turn.
+const AT_ONCE: usize = 256;
 /// Results of looks that may wait for the task; those who look wait then.
 const RESULTS: usize = 256;
 
@@ -147,7 +149,14 @@ impl Task {
                 biased;
                 () = shutdown.cancelled() => break,
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => {
+                        self.command(command);
+                        // Together: all instances are looked through before each wait, and a successor is told of all.
+                        for _ in 0..AT_ONCE {
+                            let Ok(command) = commands.try_recv() else { break };
+                            self.command(command);
+                        }
+                    }
                     None => break,
                 },
                 permit = news.reserve(), if !self.pending.is_empty() => {

@@ -125,21 +125,11 @@ impl Pump {
     /// Returns the file that cannot be opened, and why; that is tried again until it can be, and counts as told: what
     /// follows is [`Event::Recovered`].
     pub fn attach(&self, stream: StreamKey, pipe: OwnedFd, route: Route) -> Option<(PathBuf, io::Error)> {
-        self.detach(stream);
-        let mut table = self.shared.table();
-        let mut sink = match route {
-            Route::Raw { path, rotation } => {
-                let target = table.target(&path, rotation, &self.shared.compressor);
-                lock(&target).join(stream);
-                Sink::to(target)
-            }
-            Route::Rendered(plan) => Sink::of(plan),
-        };
-        drop(table);
+        let mut sink = self.sink(stream, route);
         let trouble = sink.prepare(stream, &pipe, &self.shared).err();
         let trouble = trouble.map(|error| (sink.path(), error));
         let told = trouble.as_ref().map(|(_, error)| error.raw_os_error().unwrap_or(libc::EIO));
-        let token = self.shared.table().add(stream, |token| Stream {
+        let (token, _) = self.shared.table().add(stream, |token| Stream {
             trouble: told,
             told: told.map(|number| (number, false)),
             ..Stream::new(token, stream, sink, pipe)
@@ -147,6 +137,36 @@ impl Pump {
         lock(&self.shared.restless).insert(token);
         self.shared.ring();
         trouble
+    }
+
+    /// The same for a pipe that a predecessor has served: its file is there, and is left alone until something comes out
+    /// of the pipe.
+    pub fn go_on(&self, stream: StreamKey, pipe: OwnedFd, route: Route) {
+        let is_raw = matches!(route, Route::Raw { .. });
+        let sink = self.sink(stream, route);
+        let (token, entry) = self.shared.table().add(stream, |token| Stream::new(token, stream, sink, pipe));
+        let mut entry = lock(&entry);
+        if is_raw {
+            self.shared.watch(&mut entry);
+        }
+        // What is rendered may have to be rendered on, whatever is in the pipe.
+        if entry.look_again().is_some() {
+            lock(&self.shared.restless).insert(token);
+            self.shared.ring();
+        }
+    }
+
+    fn sink(&self, stream: StreamKey, route: Route) -> Sink {
+        self.detach(stream);
+        let mut table = self.shared.table();
+        match route {
+            Route::Raw { path, rotation } => {
+                let target = table.target(&path, rotation, &self.shared.compressor);
+                lock(&target).join(stream);
+                Sink::to(target)
+            }
+            Route::Rendered(plan) => Sink::of(plan),
+        }
     }
 
     /// Lets go of a stream; what is left in the pipe stays there. Nothing is told of it any more.

@@ -42,11 +42,13 @@ impl Route {
             Kind::Err => &paths.error,
         };
         let rotation = spec.rotation.clone();
-        let is_raw = spec.format == LogFormat::Raw && paths.combined.is_none();
+        if spec.format == LogFormat::Raw && paths.combined.is_none() {
+            return Route::Raw { path: own.clone(), rotation };
+        }
         let mut logs: Vec<PathBuf> = [Some(own), paths.combined.as_ref()].into_iter().flatten().cloned().collect();
         logs.retain(|path| !place::is_nowhere(path));
         logs.dedup();
-        if is_raw || logs.is_empty() {
+        if logs.is_empty() {
             return Route::Raw { path: own.clone(), rotation };
         }
         let style = Style::new(&spec.format, app, number, kind);

@@ -56,6 +56,7 @@ pub struct Target {
     file: LogFile,
     /// Who is attached.
     streams: Vec<StreamKey>,
+    /// Whose bytes are last in it; known once it is open.
     writer: Option<Writer>,
     /// When a byte last came.
     moved: Instant,
@@ -71,7 +72,7 @@ impl Target {
     pub fn new(path: PathBuf, rotation: Rotation, compressor: Asking) -> Target {
         let file = LogFile::new(path, rotation, compressor);
         Target {
-            writer: file.index.writer(),
+            writer: None,
             file,
             streams: Vec::new(),
             moved: Instant::now(),
@@ -132,6 +133,14 @@ impl Target {
         self.file.open().map(drop)
     }
 
+    /// Until somebody writes, whoever wrote for a predecessor is the one whose line may not be finished. Looked up with the
+    /// first byte: a supervisor that takes over has thousands of files that nobody writes to.
+    fn inherit_writer(&mut self) {
+        if self.writer.is_none() && self.is_new {
+            self.writer = self.file.index.writer();
+        }
+    }
+
     /// Moves at most `most` bytes from a stream's pipe to the file.
     ///
     /// # Errors
@@ -143,6 +152,7 @@ impl Target {
         most: usize,
         written: &mut Written,
     ) -> io::Result<Took> {
+        self.inherit_writer();
         let (open, _) = self.file.open()?;
         if !open.flush()? {
             return Ok(Took::Blocked);
@@ -198,6 +208,7 @@ impl Target {
     /// # Errors
     /// The file cannot be opened, read or cut.
     pub fn give_up(&mut self, stream: StreamKey) -> io::Result<GivenUp> {
+        self.inherit_writer();
         let (open, _) = self.file.open()?;
         let is_own = !open.is_file() || self.writer.is_some_and(|writer| writer.stream == stream);
         if !is_own {
@@ -216,6 +227,7 @@ impl Target {
     /// # Errors
     /// The file cannot be opened or takes little; another's line has to be finished first (`WouldBlock`).
     pub fn say(&mut self, line: &str, stream: StreamKey) -> io::Result<()> {
+        self.inherit_writer();
         let (open, _) = self.file.open()?;
         if !open.flush()? {
             return Err(io::ErrorKind::WouldBlock.into());

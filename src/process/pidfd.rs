@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,6 +20,8 @@ use super::sys;
 #[derive(Debug)]
 pub struct Pidfd {
     fd: OwnedFd,
+    /// Once it was asked for: it never changes.
+    inode: OnceLock<u64>,
 }
 
 impl AsFd for Pidfd {
@@ -36,7 +39,7 @@ impl AsRawFd for Pidfd {
 impl Pidfd {
     /// Takes over a descriptor that is a pidfd.
     pub fn from_fd(fd: OwnedFd) -> Pidfd {
-        Pidfd { fd }
+        Pidfd { fd, inode: OnceLock::new() }
     }
 
     /// The process with this number now. Only safe from a race for a number that cannot be reused meanwhile: that of
@@ -45,7 +48,7 @@ impl Pidfd {
     /// # Errors
     /// `ESRCH` when there is none.
     pub fn open(pid: u32) -> io::Result<Pidfd> {
-        Ok(Pidfd { fd: sys::pidfd_open(pid)? })
+        Ok(Pidfd::from_fd(sys::pidfd_open(pid)?))
     }
 
     /// The same process by another descriptor.
@@ -53,7 +56,7 @@ impl Pidfd {
     /// # Errors
     /// No descriptor is left.
     pub fn try_clone(&self) -> io::Result<Pidfd> {
-        Ok(Pidfd { fd: self.fd.try_clone()? })
+        Ok(Pidfd { fd: self.fd.try_clone()?, inode: self.inode.clone() })
     }
 
     /// Gives the descriptor away.
@@ -66,7 +69,11 @@ impl Pidfd {
     /// # Errors
     /// Those of `fstat(2)`.
     pub fn inode(&self) -> io::Result<u64> {
-        Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
+        if let Some(inode) = self.inode.get() {
+            return Ok(*inode);
+        }
+        let inode = nix::sys::stat::fstat(&self.fd)?.st_ino;
+        Ok(*self.inode.get_or_init(|| inode))
     }
 
     /// The same, where it tells this process from all others: `None` on kernels without pidfs.
@@ -142,6 +149,11 @@ impl Pidfd {
     pub fn parent(&self) -> Option<u32> {
         let told = sys::pidfd_family(self.as_fd()).map(|(_, parent)| parent);
         told.or_else(|| self.stat()?.get(1)?.parse().ok())
+    }
+
+    /// Its number and its parent's; `None` once it has been reaped.
+    pub fn family(&self) -> Option<(u32, u32)> {
+        sys::pidfd_family(self.as_fd()).or_else(|| Some((self.pid()?, self.parent()?)))
     }
 
     /// When it began, in ticks since boot; `None` once it has been reaped.

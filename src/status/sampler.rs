@@ -86,12 +86,17 @@ impl Sampler {
         Ok(())
     }
 
+    /// Whether `key` is sampled.
+    pub fn samples(&self, key: u32) -> bool {
+        self.processes.contains_key(&key)
+    }
+
     /// Samples `key` no longer. Nothing happens when it is not sampled.
     pub fn remove(&mut self, key: u32) {
         self.processes.remove(&key);
     }
 
-    /// Reads everybody and says what they use. Processes that are gone are no longer sampled and not in the answer;
+    /// Reads everybody and says what they use, in the order of keys. Processes that are gone are no longer sampled and not in the answer;
     /// one that has exited and was not reaped is, with no memory.
     pub fn sample(&mut self) -> Vec<(u32, Usage)> {
         let (ticks_per_second, page_bytes) = (self.ticks_per_second, self.page_bytes);

@@ -42,7 +42,7 @@ use crate::deployment::Deployment;
 use crate::keeper::client::{Inheritance, KeeperLink, Reason};
 use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
-use crate::lifecycle::{Event as Life, Exit, Instance, State as LifeState};
+use crate::lifecycle::{Event as Life, Exit, Incarnation, Instance, State as LifeState};
 use crate::logs::{Kind as Stream, Pump, Route, StreamKey};
 use crate::process::{Cgroups, OpenFiles, Pidfd, listen, sealed};
 use crate::relay::{NodeId, Relay};
@@ -188,7 +188,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     core.tell("supervisor.started", None, None, began_because(reason));
     core.commit_globals();
     core.adopt_apps(&contents, &mut descriptors)?;
-    core.adopt_instances(&contents, &mut descriptors).await;
+    let orphans = core.adopt_instances(&contents, &mut descriptors).await;
     core.adopt_health(&mut descriptors).await;
     core.adopt_passed(&mut descriptors);
     let mut single = |kind| core::take_kinds(&mut descriptors, &[kind]).into_values().next_back();
@@ -210,7 +210,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
     }
     tracing::info!("supervisor {} serves {} (start {epoch})", std::process::id(), core.home.path().display());
     let all_known = contents.damaged == 0 && core.registry.instances.len() == contents.instances.len();
-    core.catch_up(exits).await;
+    core.catch_up(exits, &orphans).await;
     if is_first {
         core.follow_the_dead().await;
     } else {
@@ -349,8 +349,13 @@ impl Core {
         Ok(Some(Release { revision, spec: Arc::new(spec), listeners }))
     }
 
-    async fn adopt_instances(&mut self, contents: &Contents, descriptors: &mut BTreeMap<Name, OwnedFd>) {
-        let mut reaped = Vec::new();
+    /// Answers which of them are not the keeper's children.
+    async fn adopt_instances(
+        &mut self,
+        contents: &Contents,
+        descriptors: &mut BTreeMap<Name, OwnedFd>,
+    ) -> Vec<(u32, Incarnation)> {
+        let (mut reaped, mut orphans) = (Vec::new(), Vec::new());
         for record in &contents.instances {
             if !self.registry.apps.contains_key(&record.app) {
                 continue;
@@ -364,12 +369,15 @@ impl Core {
             // Its name in the store says whose process it is; the record only helps with the number of a reaped one.
             let recorded = (record.pid != 0).then_some(record.pid);
             let main = main_process::adopt(record, descriptors);
-            let pid = pidfd.as_ref().and_then(|pidfd| {
-                let matches = pidfd.inode().unwrap_or(0) == record.pidfd_inode;
+            let family = pidfd.as_ref().and_then(Pidfd::family);
+            let pid = family.map(|(pid, _)| pid).or_else(|| {
+                let matches = pidfd.as_ref()?.inode().unwrap_or(0) == record.pidfd_inode;
                 // Nobody remembers the number of the first one where the state was lost.
-                let of_main = || main.as_ref().map(|main| main.pid);
-                pidfd.pid().or(recorded.filter(|_| matches)).or_else(of_main)
+                recorded.filter(|_| matches).or_else(|| main.as_ref().map(|main| main.pid))
             });
+            if pid.is_some() && family.is_none_or(|(_, parent)| parent != self.keeper_pid) {
+                orphans.push((record.id, life.incarnation()));
+            }
             let process = match (pidfd, pid) {
                 (Some(pidfd), Some(pid)) => {
                     Process::Exists { pid, pidfd, released: was_let_go, executed: was_let_go, main }
@@ -406,12 +414,7 @@ impl Core {
         self.adopt_logs(descriptors);
         self.adopt_links(descriptors).await;
         self.wire.attached().await;
-        let running = self.registry.instances.values().filter_map(|entry| Some((entry.id, entry.process.pid()?)));
-        for (id, pid) in running.collect::<Vec<_>>() {
-            if let Err(error) = self.sampler.add(id, pid) {
-                tracing::debug!("instance {id} cannot be sampled: {error}");
-            }
-        }
+        orphans
     }
 
     /// Processes that live and belong to no instance that we know: what they print goes on into a file, and nothing of
@@ -440,7 +443,7 @@ impl Core {
     fn adopt_logs(&mut self, descriptors: &mut BTreeMap<Name, OwnedFd>) {
         for (name, pipe) in core::take_kinds(descriptors, &[Kind::Out, Kind::Err]) {
             match self.registry.instances.contains_key(&name.owner) {
-                true => self.attach_log(name, pipe),
+                true => self.adopt_log(name, pipe),
                 false => self.store.forget(name),
             }
         }
@@ -471,11 +474,11 @@ impl Core {
     }
 
     /// Acts on what happened while there was no supervisor.
-    async fn catch_up(&mut self, exits: Vec<crate::keeper::client::Exit>) {
+    async fn catch_up(&mut self, exits: Vec<crate::keeper::client::Exit>, orphans: &[(u32, Incarnation)]) {
         for exit in exits {
             self.exited(exit).await;
         }
-        self.watch_orphans();
+        self.watch_orphans(orphans);
         let ids: Vec<u32> = self.registry.instances.keys().copied().collect();
         ids.iter().for_each(|id| self.watch_main(*id));
         for id in ids {

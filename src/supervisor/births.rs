@@ -107,9 +107,6 @@ impl Core {
         for (name, pipe) in pipes {
             self.attach_log(name, pipe);
         }
-        if let Err(error) = self.sampler.add(id, pid) {
-            tracing::debug!("instance {id} cannot be sampled: {error}");
-        }
         self.watch_health(id).await;
         if let Some(at) = self.strays.iter().position(|stray| stray.pid == pid && is_same(stray, inode)) {
             let stray = self.strays.remove(at).expect("its place was just found");

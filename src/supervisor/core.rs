@@ -179,7 +179,8 @@ pub struct Core {
 impl Core {
     /// Runs until every instance has been ended on request, a successor is about to take over, or the keeper is gone.
     pub async fn run(mut self) -> anyhow::Result<Departure> {
-        let mut beat = tokio::time::interval(BEAT);
+        // Not at once: whoever has waited for us to take over is answered first.
+        let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + BEAT, BEAT);
         loop {
             if let Some(code) = self.is_over() {
                 return Ok(Departure::Ended(self.end(code).await?));

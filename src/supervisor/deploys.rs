@@ -4,7 +4,7 @@
 //! of it and goes on with the next step. Which of an app's releases an instance runs is the instance's; which one is in
 //! force for the app is the new one from the beginning, and the old one again when it is taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -479,11 +479,11 @@ impl Core {
 
     /// Finishes what a death cut in two: a number has one owner, and the release in force is the deployment's.
     pub(super) async fn mend_deployments(&mut self) {
-        let twins = |entry: &&Entry| {
-            let is_newer = |other: &Entry| other.number == entry.number && other.id > entry.id;
-            entry.is_staying() && self.registry.staying(entry.app).any(is_newer)
-        };
-        let outdone: Vec<u32> = self.registry.instances.values().filter(twins).map(|entry| entry.id).collect();
+        // Rising ids, so the newest of each number stays.
+        let staying = || self.registry.instances.values().filter(|entry| entry.is_staying());
+        let newest: BTreeMap<(u32, u32), u32> = staying().map(|entry| ((entry.app, entry.number), entry.id)).collect();
+        let is_outdone = |entry: &&Entry| newest[&(entry.app, entry.number)] != entry.id;
+        let outdone: Vec<u32> = staying().filter(is_outdone).map(|entry| entry.id).collect();
         for id in outdone {
             self.hand_over(id).await;
         }

@@ -59,8 +59,20 @@ pub async fn heard(signals: &Watched) -> io::Result<()> {
 }
 
 impl Core {
-    /// Has the pump take what comes out of a stored pipe to its instance's logs.
+    /// Has the pump take what comes out of a pipe that was just made to its instance's logs.
     pub(super) fn attach_log(&mut self, name: Name, pipe: OwnedFd) {
+        let (key, route) = self.way_of_log(name);
+        let trouble = self.pump.attach(key, pipe, route);
+        self.note_log(key, trouble);
+    }
+
+    /// Has the pump go on with a stored pipe.
+    pub(super) fn adopt_log(&self, name: Name, pipe: OwnedFd) {
+        let (key, route) = self.way_of_log(name);
+        self.pump.go_on(key, pipe, route);
+    }
+
+    fn way_of_log(&self, name: Name) -> (StreamKey, Route) {
         let entry = &self.registry.instances[&name.owner];
         let spec = self.registry.spec_of(entry);
         let paths = self.log_paths(entry);
@@ -70,9 +82,7 @@ impl Core {
         };
         let key = StreamKey { instance: name.owner, incarnation: name.generation, kind };
         self.show(path, kind, entry);
-        let route = Route::of(&spec.logs, &paths, self.home.logs().join(".raw"), &spec.name, entry.number, kind);
-        let trouble = self.pump.attach(key, pipe, route);
-        self.note_log(key, trouble);
+        (key, Route::of(&spec.logs, &paths, self.home.logs().join(".raw"), &spec.name, entry.number, kind))
     }
 
     /// Takes note of a log that cannot be opened.

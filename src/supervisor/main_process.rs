@@ -132,7 +132,7 @@ impl Core {
             format!("HERDWIRE_INSTANCE={}", entry.id),
             format!("HERDWIRE_INCARNATION={incarnation}"),
         ];
-        Kinship { group: self.group(entry.id).filter(crate::process::Group::exists), leaders, marks }
+        Kinship { group: self.group(entry.id), leaders, marks }
     }
 
     async fn put_main(&mut self, id: u32, incarnation: Incarnation, new: Option<Main>) {

@@ -51,8 +51,14 @@ mod traffic;
 mod upgrade;
 mod view;
 
+use std::io;
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::close;
 
 use crate::config::home::Home;
 use crate::keeper::client::{KeeperLink, Reason};
@@ -94,6 +100,7 @@ fn run() -> anyhow::Result<ExitCode> {
         keeper.ready()?;
         inheritance = keeper.inheritance(TURN_LIMIT)?;
     }
+    make_room(inheritance.descriptors.len());
     let reopen = logs::take_signal()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("herdwire").enable_all().build()?;
@@ -109,4 +116,20 @@ fn run() -> anyhow::Result<ExitCode> {
         Departure::Frozen(frozen) => frozen.wait(),
         Departure::Heir(heir) => heir.succeed(),
     })
+}
+
+/// Makes the process's table of descriptors as large as it will be, while there is one thread: each time that it grows under
+/// several, the kernel has all of them wait for all processors, for tens of milliseconds on a busy machine.
+fn make_room(held: usize) {
+    // A few hundred instances. Costs 8 bytes each, of the kernel's memory.
+    const USUAL: usize = 4096;
+    /// The supervisor's own, its mirror of the store, and what they are served with.
+    const EACH: usize = 3;
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    let last = (held * EACH).max(USUAL) as u64;
+    let last = RawFd::try_from(last.min(limit.saturating_sub(1))).unwrap_or(RawFd::MAX);
+    let made = fcntl(io::stderr(), FcntlArg::F_DUPFD_CLOEXEC(last)).and_then(close);
+    if let Err(error) = made {
+        tracing::debug!("the table of descriptors grows by and by: {error}");
+    }
 }

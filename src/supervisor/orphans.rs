@@ -38,18 +38,15 @@ pub struct Ended {
 }
 
 impl Core {
-    /// Watches every instance of whose exit the keeper will not tell.
-    pub(super) fn watch_orphans(&mut self) {
-        let keeper = self.keeper_pid;
-        let is_orphan = |pidfd: &Pidfd| pidfd.parent().is_none_or(|parent| parent != keeper);
-        let instances = self.registry.instances.values();
-        let orphans = instances.filter_map(|entry| match &entry.process {
-            Process::Exists { pidfd, .. } if is_orphan(pidfd) => Some((entry.id, entry.life.incarnation(), pidfd)),
-            _ => None,
-        });
-        let orphans: Vec<_> = orphans.map(|(id, incarnation, pidfd)| (id, incarnation, pidfd.try_clone())).collect();
-        for (id, incarnation, pidfd) in orphans {
-            match pidfd {
+    /// Watches those of whose exits the keeper will not tell, as far as it has not told of them.
+    pub(super) fn watch_orphans(&mut self, orphans: &[(u32, Incarnation)]) {
+        for (id, incarnation) in orphans.iter().copied() {
+            let Some(entry) = self.registry.instances.get(&id) else { continue };
+            let Process::Exists { pidfd, .. } = &entry.process else { continue };
+            if entry.life.incarnation() != incarnation {
+                continue;
+            }
+            match pidfd.try_clone() {
                 Ok(pidfd) => self.watch_orphan(id, incarnation, pidfd),
                 Err(error) => self.warn(format!("instance {id} cannot be watched, its end will go unnoticed: {error}")),
             }

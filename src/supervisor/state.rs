@@ -25,8 +25,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Whence, lseek};
 
 use copy::{Current, Found, PLACE_BYTES};
 pub use record::{AppRecord, DEPLOYMENT_BYTES, Globals, InstanceRecord, LIFECYCLE_BYTES};
@@ -312,6 +314,10 @@ impl Table {
         let limit = self.limit as usize;
         for first in (0..limit).step_by(BLOCK) {
             let block = &mut block[..BLOCK.min(limit - first)];
+            let end = self.offset(first) + size_of_val(block) as u64;
+            if next_data(file, self.offset(first)).is_some_and(|data| data >= end) {
+                continue;
+            }
             let read = file.read_exact_at(block.as_flattened_mut(), self.offset(first));
             read.map_err(|source| StateError::Read { source })?;
             for (index, bytes) in (first..).zip(block.iter()) {
@@ -395,6 +401,16 @@ fn write(file: &File, place: u64, current: Current, body: Option<&Body>) -> io::
         file.write_all_at(&step.bytes, place + step.offset as u64)?;
     }
     Ok(next)
+}
+
+/// Where the next byte that was ever written lies, from here on; `None` where that cannot be told. Most places were never
+/// used: reading them costs more than all the others.
+fn next_data(file: &File, from: u64) -> Option<u64> {
+    match lseek(file, i64::try_from(from).ok()?, Whence::SeekData) {
+        Ok(data) => u64::try_from(data).ok(),
+        Err(Errno::ENXIO) => Some(u64::MAX),
+        Err(_) => None,
+    }
 }
 
 /// Reads a record that must be there.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::clock;
 use super::core::Core;
-use super::registry::{App, Entry, Role, listening};
+use super::registry::{App, Entry, Process, Role, listening};
 use crate::deployment::Phase;
 use crate::lifecycle::{Exit, Instance, State};
 use crate::relay::Topic;
@@ -17,8 +17,8 @@ use crate::status::Usage;
 impl Core {
     /// Everything as it is now. Costs one read of procfs per running instance.
     pub(super) async fn snapshot(&mut self, env: bool) -> Snapshot {
-        let usages = self.sampler.sample();
-        let usage = |id: u32| usages.iter().find(|(of, _)| *of == id).map(|(_, usage)| *usage);
+        let usages = self.sample();
+        let usage = |id: u32| Some(usages[usages.binary_search_by_key(&id, |(of, _)| *of).ok()?].1);
         let mut herds = self.mark(self.wire.look().await);
         // One row for each number: candidates and those who finish are the deployments'.
         let shown = self.registry.instances.values().filter(|entry| entry.role == Role::Member);
@@ -43,6 +43,23 @@ impl Core {
             front: self.sections.front().map(|front| front.view()),
             host: self.host.as_mut().map_or_else(unknown_host, |host| host.view()),
         }
+    }
+
+    /// What instances use. Whoever came since the last look is sampled from now on: nobody pays for it who is not looked at.
+    fn sample(&mut self) -> Vec<(u32, Usage)> {
+        for entry in self.registry.instances.values() {
+            let Process::Exists { pid, pidfd, .. } = &entry.process else { continue };
+            if self.sampler.samples(entry.id) {
+                continue;
+            }
+            match self.sampler.add(entry.id, *pid) {
+                Ok(()) if pidfd.pid() == Some(*pid) => {}
+                // It has been reaped: the number may be another's by now.
+                Ok(()) => self.sampler.remove(entry.id),
+                Err(error) => tracing::debug!("instance {} cannot be sampled: {error}", entry.id),
+            }
+        }
+        self.sampler.sample()
     }
 
     fn supervisor(&self) -> SupervisorView {

@@ -89,7 +89,8 @@ impl Actor {
                     Some(command) => self.handle(command),
                     None => return,
                 },
-                _ = tick.tick() => self.tick(),
+                // Links without a herd have nothing to be flushed.
+                _ = tick.tick(), if !self.herds.is_empty() => self.tick(),
                 () = tokio::time::sleep(PRESSING), if pressing => self.press(),
             }
         }

@@ -3,9 +3,10 @@
 //! A worker that does not read (stopped, or hostile) fills its socket and then a bounded queue here; past that its
 //! link is given up, its process is not: it goes on without wire changes, and its successor starts clean.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use herdwire_ipc::link::ToInstance;
@@ -92,12 +93,9 @@ impl Drop for Link {
 }
 
 async fn read(from: Key, socket: Arc<Watched>, commands: mpsc::Sender<Command>) {
-    let mut buffer = vec![0; seqpacket::MAX_RECORD];
     loop {
-        let received = socket.read(|fd| seqpacket::receive(fd, &mut buffer, Wait::Never)).await;
-        let bytes = match received {
-            // Workers have no descriptors to send; what they attach is closed here.
-            Ok(received) if received.length > 0 => Some(buffer[..received.length].to_vec()),
+        let bytes = match socket.read(receive).await {
+            Ok(bytes) if !bytes.is_empty() => Some(bytes),
             Ok(_) | Err(_) => None,
         };
         let ended = bytes.is_none();
@@ -105,4 +103,16 @@ async fn read(from: Key, socket: Arc<Watched>, commands: mpsc::Sender<Command>) 
             return;
         }
     }
+}
+
+/// The next record, empty at the end. Workers have no descriptors to send; what they attach is closed here.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    thread_local! {
+        // One for each thread: one for each link would be most of our memory, and nearly all of them are silent.
+        static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; seqpacket::MAX_RECORD].into());
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let received = seqpacket::receive(socket, buffer, Wait::Never)?;
+        Ok(buffer[..received.length].to_vec())
+    })
 }

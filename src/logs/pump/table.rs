@@ -31,11 +31,12 @@ pub struct Table {
 
 impl Table {
     /// Adds a stream, and says by which token it is known.
-    pub fn add(&mut self, key: StreamKey, stream: impl FnOnce(u64) -> Stream) -> u64 {
+    pub fn add(&mut self, key: StreamKey, stream: impl FnOnce(u64) -> Stream) -> (u64, Arc<Mutex<Stream>>) {
         self.last += 1;
+        let entry = Arc::new(Mutex::new(stream(self.last)));
         self.tokens.insert(key, self.last);
-        self.streams.insert(self.last, Arc::new(Mutex::new(stream(self.last))));
-        self.last
+        self.streams.insert(self.last, Arc::clone(&entry));
+        (self.last, entry)
     }
 
     /// One target for a path, whoever writes to it.

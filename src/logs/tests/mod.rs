@@ -122,6 +122,25 @@ fn every_line_of_a_child_arrives_once_and_the_end_is_told() {
     assert_eq!(fs::metadata(&path).unwrap().len(), 588_895);
 }
 
+#[test]
+fn what_a_predecessor_has_served_is_left_alone_until_something_comes_out_of_it() {
+    let mut bench = bench();
+    let (quiet, mut talks, ended) = (pipe(), pipe(), pipe());
+    talks.1.write_all(b"printed while there was no pump\n").unwrap();
+    drop(ended.1);
+    let paths = ["quiet.log", "talks.log", "ended.log"].map(|name| bench.file(name));
+    for (instance, (pipe, path)) in (1..).zip([quiet.0, talks.0, ended.0].into_iter().zip(&paths)) {
+        bench.pump.go_on(key(instance), pipe, raw(path));
+    }
+    assert_eq!(bench.closed(), key(3));
+    until("what was in the pipe is in the file", || content(&paths[1]) == "printed while there was no pump\n");
+    talks.1.write_all(b"and later\n").unwrap();
+    until("what came is in the file", || content(&paths[1]).ends_with("and later\n"));
+    assert!(!paths[0].exists(), "a file was opened for nothing");
+    drop(quiet.1);
+    assert_eq!(bench.closed(), key(1));
+}
+
 /// Not a test by itself: the pump of a supervisor that is killed in those below. Its pipes are descriptors from 100 on.
 #[test]
 #[ignore = "run by the tests below"]
@@ -132,7 +151,7 @@ fn pump_that_will_be_killed() {
     let mut instance = 1;
     while let Ok(pipe) = File::options().read(true).open(format!("/proc/self/fd/{}", 99 + instance)) {
         nix::fcntl::fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        pump.attach(key(instance), pipe.into(), route(&way, &path));
+        pump.go_on(key(instance), pipe.into(), route(&way, &path));
         instance += 1;
     }
     let mut events = pump.events().unwrap();

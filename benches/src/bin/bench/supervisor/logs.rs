@@ -1,11 +1,14 @@
 //! How many lines a second get from a worker into its file: plain, with a stamp before each, and plain while somebody who
 //! follows them is stopped.
+//!
+//! Timed from the moment that the worker names in its first line to the last change of the file that holds its last one: what
+//! commands take and how often somebody looks is no part of it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -22,17 +25,23 @@ const SECONDS: &str = "2";
 const LINE: usize = 64;
 /// Bytes of one write.
 const WRITE: usize = 64 << 10;
+/// What stands before the time in its first line, and its last line.
+const BEGAN: &str = "began at ";
+const END: &str = "the end";
 /// How long a manager may take for what was printed.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
-/// Prints numbered lines, many in one write, until the time is over; then says how many, and waits to be stopped.
+/// Says when it begins, prints numbered lines, many in one write, until the time is over, says that it ends, and waits to be
+/// stopped.
 pub fn print_lines(seconds: f64) -> Result<()> {
     let block: Vec<u8> = (0..WRITE / LINE).flat_map(|line| format!("{line:0>63}\n").into_bytes()).collect();
-    let (mut out, until) = (std::io::stdout().lock(), Instant::now() + Duration::from_secs_f64(seconds));
+    let mut out = std::io::stdout().lock();
+    let (began, until) = (SystemTime::now(), Instant::now() + Duration::from_secs_f64(seconds));
+    writeln!(out, "{BEGAN}{}", began.duration_since(SystemTime::UNIX_EPOCH)?.as_nanos())?;
     while Instant::now() < until {
         out.write_all(&block)?;
     }
-    out.write_all(b"the end\n")?;
+    writeln!(out, "{END}")?;
     out.flush()?;
     loop {
         std::thread::sleep(Duration::from_secs(3600));
@@ -55,22 +64,31 @@ fn rate(manager: &Manager, stamped: bool, followed: bool) -> Result<f64> {
     let program = std::env::current_exe()?;
     let script = program.to_str().context("this program's path is not UTF-8")?;
     let name = format!("printer-{stamped}-{followed}");
-    let began = Instant::now();
+    let until = Instant::now() + LIMIT;
     manager.start_app(App { name: &name, script, args: &[PRINTER, SECONDS], stamped }, 1)?;
     let follower = followed.then(|| Follower::stopped(manager)).transpose()?;
     let list = manager.list()?;
     let log = list.first().and_then(|instance| instance["pm2_env"]["pm_out_log_path"].as_str());
     let log = PathBuf::from(log.context("the printer has no log")?);
     while !ends_with_the_end(&log) {
-        ensure!(began.elapsed() < LIMIT, "{}: the lines have not arrived", manager.name());
-        std::thread::sleep(Duration::from_millis(5));
+        ensure!(Instant::now() < until, "{}: the lines have not arrived", manager.name());
+        std::thread::sleep(Duration::from_millis(50));
     }
-    let took = began.elapsed();
+    let took = fs::metadata(&log)?.modified()?.duration_since(began(&log)?)?;
     let lines = count_lines(&log)?;
     drop(follower);
     manager.kill()?;
     fs::remove_file(&log)?;
     Ok(lines as f64 / took.as_secs_f64())
+}
+
+/// When the printer has begun: what its first line says, behind a stamp if there is one.
+fn began(log: &Path) -> Result<SystemTime> {
+    let mut start = [0; 4 * LINE];
+    let length = File::open(log)?.read(&mut start)?;
+    let line = std::str::from_utf8(&start[..length])?.lines().next().unwrap_or_default();
+    let (_, nanoseconds) = line.split_once(BEGAN).context("the log does not say when its printer began")?;
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds.parse()?))
 }
 
 fn ends_with_the_end(log: &Path) -> bool {
@@ -83,7 +101,7 @@ fn ends_with_the_end(log: &Path) -> bool {
         file.read_to_string(&mut text)?;
         Ok(text)
     };
-    tail().is_ok_and(|tail| tail.ends_with("the end\n"))
+    tail().is_ok_and(|tail| tail.trim_end().ends_with(END))
 }
 
 fn count_lines(log: &Path) -> Result<u64> {

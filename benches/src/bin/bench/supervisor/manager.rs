@@ -64,6 +64,11 @@ impl Manager {
         }
     }
 
+    /// Whether this is Herdwire.
+    pub fn is_ours(&self) -> bool {
+        self.kind == Kind::Herdwire
+    }
+
     /// The name of a metric of this manager.
     pub fn metric(&self, metric: &str) -> String {
         match self.kind {

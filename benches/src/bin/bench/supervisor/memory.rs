@@ -25,6 +25,11 @@ pub fn busy(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
+/// The same for several processes together.
+pub fn busy_of(pids: &[u32]) -> Result<u64> {
+    pids.iter().map(|pid| busy(*pid)).sum()
+}
+
 /// Whether there is such a process, one that only waits to be reaped excepted.
 pub fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -1,9 +1,11 @@
 //! `scripts/bench supervisor`: the two managers side by side: what a command takes, what they weigh, how soon a dead
-//! worker has a successor, what they do when nothing is to be done, and how fast they take what workers print.
+//! worker has a successor, what they do when nothing is to be done, how fast they take what workers print, and, for Herdwire
+//! alone, how soon a dead supervisor has a successor that answers.
 //!
 //! A command's time is that from its start to its end, as the shell sees it. Both managers do the same with the same
 //! native app (`sleep`) in turn. Every ratio here says so many times faster, or lighter, than pm2.
 
+mod adoption;
 mod logs;
 mod manager;
 mod memory;
@@ -93,9 +95,9 @@ fn sample(managers: &[Manager], figures: &mut Figures) -> Result<()> {
         figures.add(&manager.metric("start_100"), "ms", manager.start(MANY)?);
     }
     lists(managers, MANY, figures)?;
+    idle(managers, figures)?;
     for manager in managers {
         figures.add(&manager.metric("pss_100"), "MiB", manager.pss()?);
-        figures.add(&manager.metric("idle_cpu_100"), "% of a core", idle(manager)?);
         figures.add(&manager.metric("restart_100"), "ms", manager.run(&["restart", "all"])?);
         expect_online(manager, MANY)?;
         figures.add(&manager.metric("stop_100"), "ms", manager.run(&["stop", "all"])?);
@@ -105,25 +107,36 @@ fn sample(managers: &[Manager], figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// What the manager computes while nothing happens and nobody looks, in percent of a core.
-fn idle(manager: &Manager) -> Result<f64> {
-    const WAIT: Duration = Duration::from_secs(10);
-    let pids = manager.pids()?;
-    let busy = || pids.iter().map(|pid| memory::busy(*pid)).sum::<Result<u64>>();
+/// What the managers compute while nothing happens and nobody looks, in percent of a core. Both at once, and for longer than
+/// pm2 waits between two looks of its own.
+fn idle(managers: &[Manager], figures: &mut Figures) -> Result<()> {
+    const WAIT: Duration = Duration::from_secs(31);
     // What the last command has left to do is not idleness.
     std::thread::sleep(Duration::from_secs(2));
-    let (before, began) = (busy()?, Instant::now());
+    let pids = managers.iter().map(Manager::pids).collect::<Result<Vec<_>>>()?;
+    // Nor is the answer to that question.
+    std::thread::sleep(Duration::from_secs(1));
+    let all = || pids.iter().map(|pids| memory::busy_of(pids)).collect::<Result<Vec<_>>>();
+    let (before, began) = (all()?, Instant::now());
     std::thread::sleep(WAIT);
-    Ok((busy()? - before) as f64 / began.elapsed().as_nanos() as f64 * 100.0)
+    let (after, took) = (all()?, began.elapsed());
+    for ((manager, before), after) in managers.iter().zip(before).zip(after) {
+        let share = (after - before) as f64 / took.as_nanos() as f64;
+        figures.add(&manager.metric("idle_cpu_100"), "% of a core", share * 100.0);
+    }
+    Ok(())
 }
 
-/// A thousand instances, once.
+/// A thousand instances, once. What comes after a SIGKILL is measured of Herdwire alone: of pm2 the instances are lost.
 fn large(manager: &Manager, figures: &mut Figures) -> Result<()> {
     manager.kill()?;
     eprintln!("bench: {} starts 1,000 instances", manager.name());
     figures.add(&manager.metric("start_1000"), "ms", manager.start(1000)?);
     figures.add(&manager.metric("list_warm_1000"), "ms", manager.run(&["list"])?);
     figures.add(&manager.metric("pss_1000"), "MiB", manager.pss()?);
+    if manager.is_ours() {
+        adoption::sample(manager, figures)?;
+    }
     manager.kill()
 }
 
