@@ -45,7 +45,11 @@ fn role_keeper_foreground(Foreground { home, request, serves }: Foreground) -> E
 fn keep(options: KeeperOptions) -> ExitCode {
     match keeper::run(options) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
-        Err(error) => unusable(&error),
+        Err(error) => {
+            let code = unusable(&error);
+            error.hint().iter().for_each(|hint| eprintln!("hint:  {hint}"));
+            code
+        }
     }
 }
 

@@ -141,6 +141,30 @@ fn a_file_of_variables_that_is_bad_is_refused_at_the_start_and_gives_an_instance
 }
 
 #[test]
+fn too_few_open_files_are_said_with_what_is_needed() {
+    let herdwire = Herdwire::new();
+    let mut command = std::process::Command::new("sh");
+    herdwire.place(&mut command);
+    command.args(["-c", "ulimit -n 32; exec \"$@\"", "sh"]).arg(herdwire.command(&[]).get_program());
+    let ran = crate::herdwire::finish(command.args(["start", "sleep 1000", "-n", "nap"]));
+    assert_eq!(ran.status.code(), Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("32 files may be open here") && ran.stderr.contains("`ulimit -n"), "{ran:#?}");
+}
+
+#[test]
+fn a_second_home_says_once_that_the_page_is_elsewhere() {
+    let (first, second) = (Undisturbed::new(), Undisturbed::new());
+    // The port is another's for one of them at least.
+    for place in [&first.herdwire, &second.herdwire] {
+        assert!(!place.ok(&["list"]).contains("is taken"));
+        let logged = place.own_log().matches("127.0.0.1:9615 is taken").count();
+        assert_eq!(logged, place.ok(&["ping"]).matches("127.0.0.1:9615 is taken").count());
+        place.kill_supervisor();
+        assert_eq!(logged, place.own_log().matches("127.0.0.1:9615 is taken").count());
+    }
+}
+
+#[test]
 fn settings_that_contradict_those_in_force_are_refused() {
     let place = Undisturbed::new();
     let app = |name: &str| format!("[[app]]\nname = \"{name}\"\nscript = \"sleep 1000\"\nautostart = false\n");

@@ -51,4 +51,5 @@ mod startup;
 mod status;
 mod triggers;
 mod upgrade;
+mod verbs;
 mod wire;
