@@ -17,9 +17,8 @@ use crate::snapshot::{InstanceView, Snapshot};
 /// What stands in place of a value that is not shown.
 const HIDDEN: &str = "***";
 /// Words in names of variables whose values are nobody's business.
-const SECRET: [&str; 13] = [
-    "PASS", "PWD_", "SECRET", "TOKEN", "KEY", "CRED", "AUTH", "COOKIE", "PRIVATE", "DSN", "SALT", "SIGNATURE", "CERT",
-];
+const SECRET: [&str; 13] =
+    ["PASS", "PWD_", "SECRET", "TOKEN", "KEY", "CRED", "AUTH", "COOKIE", "PRIVATE", "DSN", "SALT", "SIGNATURE", "CERT"];
 
 /// Prints the process ids of what `word` means, or of everything; 0 for what does not run.
 pub fn pid(client: &Client, word: Option<&str>, out: &mut Output) -> Result<(), CliError> {

@@ -53,7 +53,8 @@ pub fn send_signal(client: &Client, signal: &str, words: &[String], out: &mut Ou
     let numbers = select::numbers(words, &snapshot);
     for instance in snapshot.instances.iter().filter(|one| numbers.contains(&one.id)) {
         if let Some(pid) = instance.pid {
-            let name = nix::sys::signal::Signal::try_from(number).map_or_else(|_| signal.to_owned(), |one| one.to_string());
+            let name =
+                nix::sys::signal::Signal::try_from(number).map_or_else(|_| signal.to_owned(), |one| one.to_string());
             writeln!(out, "sent {name} to {}:{} (pid {pid})", list::printable(&instance.app), instance.id)?;
         }
     }

@@ -124,7 +124,11 @@ fn screen(text: &str, height: usize) -> String {
 /// Lines of the terminal; of one that cannot tell, as many as terminals used to have.
 fn height() -> usize {
     const HEIGHT: usize = 24;
-    crossterm::terminal::size().ok().map(|(_, height)| usize::from(height)).filter(|height| *height > 0).unwrap_or(HEIGHT)
+    crossterm::terminal::size()
+        .ok()
+        .map(|(_, height)| usize::from(height))
+        .filter(|height| *height > 0)
+        .unwrap_or(HEIGHT)
 }
 
 /// The terminal, while it is ours.
