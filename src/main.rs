@@ -50,7 +50,11 @@ fn role_keeper_foreground(Foreground { home, request, passed, serves }: Foregrou
 fn ended<E: std::error::Error>(code: Result<i32, E>) -> ExitCode {
     match code {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
-        Err(error) => unusable(&error),
+        Err(error) => {
+            let code = unusable(&error);
+            error.hint().iter().for_each(|hint| eprintln!("hint:  {hint}"));
+            code
+        }
     }
 }
 

@@ -96,6 +96,7 @@ fn pong() -> Response {
         uptime_ms: 61_000,
         keeper_pid: 6,
         status_address: Some("127.0.0.1:9615".into()),
+        status_elsewhere: None,
     })
 }
 
@@ -151,6 +152,7 @@ fn instance(app: &str, log: &Path) -> InstanceView {
         memory_bytes: 0,
         script: "/s".into(),
         args: Vec::new(),
+        node_args: Vec::new(),
         interpreter: "none".into(),
         cwd: "/".into(),
         out_log: log.into(),

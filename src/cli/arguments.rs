@@ -1,8 +1,9 @@
 //! Verbs and options. pm2's names wherever pm2 has one.
 
+use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::flags::Flags;
 
@@ -20,16 +21,20 @@ Everything lies in HERDWIRE_HOME (default ~/.herdwire).";
 
 /// A process manager with a wire.
 #[derive(Debug, Parser)]
-#[command(name = "herdwire", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "herdwire", version, disable_version_flag = true, about, after_help = EXAMPLES, arg_required_else_help = true)]
 #[command(infer_subcommands = false, max_term_width = 100)]
 pub struct Arguments {
     #[command(subcommand)]
     pub verb: Verb,
+    /// Print the version
+    #[arg(short, long, visible_short_alias = 'V', action = ArgAction::Version)]
+    version: Option<bool>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Start a file's apps, a script, a command line, or what was stopped
+    #[command(after_help = START_HELP)]
     Start(Box<StartOptions>),
     /// Run a file's apps in the foreground, logs on stdout
     #[command(after_help = RUN_HELP)]
@@ -39,6 +44,7 @@ pub enum Verb {
         file: PathBuf,
     },
     /// Show what runs
+    #[command(after_help = "Examples:\n  herdwire list\n  herdwire list --json | jq .instances")]
     #[command(visible_alias = "ls", aliases = ["l", "ps", "status"])]
     List {
         /// Everything that is known, as JSON
@@ -48,11 +54,41 @@ pub enum Verb {
     /// Show what runs as pm2's JSON
     #[command(after_help = "HERDWIRE_JLIST_ENV=0 leaves out the apps' environments.")]
     Jlist,
+    /// Show what runs as pm2's `prettylist` does
+    #[command(after_help = "HERDWIRE_JLIST_ENV=0 leaves out the apps' environments.")]
+    Prettylist,
+    /// Show what runs over the whole screen, anew each second; q quits
+    #[command(alias = "dash")]
+    Monit,
+    /// Print process ids, 0 for what does not run
+    #[command(after_help = "Example: kill -USR2 $(herdwire pid api)")]
+    Pid {
+        /// A name or an id [default: all]
+        #[arg(value_name = "NAME|ID")]
+        select: Option<String>,
+    },
+    /// Print the ids of an app's instances
+    #[command(after_help = "Example: herdwire id api")]
+    Id {
+        /// Name of the app
+        name: String,
+    },
+    /// Print the environment of an instance; values that look like secrets are hidden
+    #[command(after_help = "Example: herdwire env 0")]
+    Env {
+        /// A name or an id
+        #[arg(value_name = "NAME|ID")]
+        select: String,
+        /// Hide nothing
+        #[arg(long)]
+        show: bool,
+    },
     /// Show all about some instances
+    #[command(after_help = "Example: herdwire describe api")]
     #[command(visible_alias = "show", aliases = ["desc", "info"])]
     Describe {
         /// Names, ids, or `all`
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "NAME|ID")]
         select: Vec<String>,
         /// As JSON
         #[arg(long)]
@@ -62,35 +98,60 @@ pub enum Verb {
     #[command(after_help = EVENTS_HELP)]
     Events(EventsOptions),
     /// Show the last lines of logs, and what follows; --nostream ends there
+    #[command(after_help = "Examples:\n  herdwire logs api\n  herdwire logs --err --since 10m --nostream")]
     #[command(alias = "log")]
     Logs(LogsOptions),
     /// Empty logs; those that were put aside stay
+    #[command(after_help = "Example: herdwire flush api")]
     Flush {
         /// Names, ids, or `all` [default: all]
+        #[arg(value_name = "NAME|ID")]
         select: Vec<String>,
     },
     /// Open logs anew, after something else has moved them
     #[command(name = "reloadLogs", alias = "reload-logs")]
     ReloadLogs {
         /// Names, ids, or `all` [default: all]
+        #[arg(value_name = "NAME|ID")]
         select: Vec<String>,
     },
     /// Stop instances; they stay in the list
+    #[command(after_help = "Example: herdwire stop api 3")]
     Stop {
         /// Names, ids, or `all`
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "NAME|ID")]
         select: Vec<String>,
     },
     /// Stop instances and start them again
+    #[command(after_help = RESTART_HELP)]
     Restart {
         /// Names, ids, or `all`
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "NAME|ID")]
+        select: Vec<String>,
+        #[command(flatten)]
+        env: UpdateEnv,
+    },
+    /// Set the counters of instances back
+    #[command(after_help = "Example: herdwire reset api")]
+    Reset {
+        /// Names, ids, or `all`
+        #[arg(required = true, value_name = "NAME|ID")]
+        select: Vec<String>,
+    },
+    /// Send a signal to processes, and do nothing else
+    #[command(name = "sendSignal", alias = "send-signal", after_help = "Example: herdwire sendSignal SIGUSR2 api")]
+    SendSignal {
+        /// Such as SIGUSR2, usr2 or 12
+        signal: String,
+        /// Names, ids, or `all`
+        #[arg(required = true, value_name = "NAME|ID")]
         select: Vec<String>,
     },
     /// Replace instances by new ones, each only once its successor is ready
     #[command(after_help = RELOAD_HELP)]
     Reload(ReloadArguments),
     /// Change how many instances an app has
+    #[command(after_help = "Examples:\n  herdwire scale api 4\n  herdwire scale api +2\n  herdwire scale api -1")]
     Scale {
         /// Name of the app
         app: String,
@@ -102,15 +163,17 @@ pub enum Verb {
     #[command(after_help = APPLY_HELP)]
     Apply(ApplyArguments),
     /// Stop instances and take them off the list
+    #[command(after_help = "Example: herdwire delete api")]
     #[command(visible_alias = "del")]
     Delete {
         /// Names, ids, or `all`
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "NAME|ID")]
         select: Vec<String>,
     },
     /// End all instances and the supervisor
     Kill,
     /// Write down what runs, for `resurrect`; it is written by itself, too
+    #[command(after_help = "Example: herdwire save")]
     #[command(alias = "dump")]
     Save {
         /// Also when nothing runs, which forgets what was written down
@@ -118,12 +181,14 @@ pub enum Verb {
         force: bool,
     },
     /// Start again what was written down and does not run
+    #[command(after_help = "Example: herdwire resurrect")]
     Resurrect {
         /// Stay in the foreground as the keeper, for units and containers
         #[arg(long)]
         no_daemon: bool,
     },
     /// Have everything started again when the machine starts
+    #[command(after_help = "Example: sudo herdwire startup -u deploy")]
     Startup(StartupOptions),
     /// Undo `startup`
     Unstartup(StartupOptions),
@@ -141,7 +206,47 @@ pub enum Verb {
     },
 }
 
+const START_HELP: &str = "\
+Examples:
+  herdwire start                         the herdwire.toml here
+  herdwire start server.js -i max -n api
+  herdwire start api.py --max-memory-restart 512M -- --port 8000
+  herdwire start \"npm run worker\"
+  herdwire start api                     again, after a stop
+
+Exit codes: 0 when all is online (or done), 1 when something is not, 2 for a command line that cannot mean anything.";
+
+const RESTART_HELP: &str = "\
+Example: herdwire restart api
+
+An app keeps the environment that it was started with; files of variables (`--env-file`) are read anew each time. `start`,
+`reload` and `apply` with its file or script take the environment of the shell that they are called in.";
+
+/// pm2's `--update-env`: what it asks for is what happens wherever an app is described anew, and cannot be had elsewhere.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct UpdateEnv {
+    /// Take the environment of this shell (pm2's option; so does every `start`, `reload` and `apply` of a file)
+    #[arg(short = 'a', long = "update-env", hide = true)]
+    pub update_env: bool,
+}
+
+impl UpdateEnv {
+    /// Says what to do instead, where it has no effect.
+    pub fn warn(self) {
+        if self.update_env {
+            // A warning that nobody can read is no reason to stop.
+            let _ = writeln!(
+                std::io::stderr(),
+                "warning: --update-env changes nothing here: an app keeps the environment that it was started with; \
+                 `herdwire start` or `reload` with its file or script takes the present one"
+            );
+        }
+    }
+}
+
 const APPLY_HELP: &str = "\
+Example: herdwire apply herdwire.toml --dry-run
+
 Apps that are new in the file are started; those that differ in what an instance knows from its start are reloaded, as by
 `herdwire reload`; other settings are taken over without touching an instance. Variables of a terminal or a login
 (TERM, SSH_*, ...) are no difference. What was stopped stays stopped.
@@ -149,6 +254,10 @@ Apps that are new in the file are started; those that differ in what an instance
 Exit codes: 0 it is so, 2 it cannot work and nothing was touched, 3 a reload failed and was taken back.";
 
 const RELOAD_HELP: &str = "\
+Examples:
+  herdwire reload api                    as it is, one instance after the other
+  herdwire reload herdwire.toml          as the file says now
+
 The first new instance is tried alone; when it stays ready for `min_ready` its predecessor finishes what it has begun and
 goes, and the others follow. One that fails ends the reload: the old instances serve on.
 
@@ -188,6 +297,7 @@ pub struct EventsOptions {
 #[derive(Debug, Default, Args)]
 pub struct StartOptions {
     /// A herdwire.toml, a script, a command line in quotes, a name or an id [default: herdwire.toml]
+    #[arg(value_name = "FILE|SCRIPT|NAME")]
     pub targets: Vec<String>,
     /// Name of the app [default: the script's]
     #[arg(short, long)]
@@ -227,6 +337,8 @@ pub struct StartOptions {
     pub listen_timeout: Option<String>,
     #[command(flatten)]
     pub flags: Flags,
+    #[command(flatten)]
+    pub env_of_shell: UpdateEnv,
     /// Arguments of the script
     #[arg(last = true)]
     pub args: Vec<String>,
@@ -298,7 +410,7 @@ pub struct ApplyArguments {
 #[derive(Debug, Args)]
 pub struct ReloadArguments {
     /// Names, ids (each stands for its app), `all`, or a herdwire.toml whose apps get what it says
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "NAME|ID|FILE")]
     pub targets: Vec<String>,
     /// Instances that are replaced at once, after the first
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -306,11 +418,14 @@ pub struct ReloadArguments {
     /// Keep what was replaced when a later one fails
     #[arg(long)]
     pub no_rollback: bool,
+    #[command(flatten)]
+    pub env_of_shell: UpdateEnv,
 }
 
 #[derive(Debug, Args)]
 pub struct LogsOptions {
     /// Names, ids, or `all` [default: all]
+    #[arg(value_name = "NAME|ID")]
     pub select: Vec<String>,
     /// Go on with what is written from now on: what it does anyway, unless --until says when to end
     #[arg(short, long)]
@@ -410,10 +525,12 @@ mod tests {
             "resurrect",
             "startup",
             "unstartup",
+            "prettylist",
+            "pid",
         ] {
             assert!(Arguments::try_parse_from(["herdwire", verb]).is_ok(), "{verb}");
         }
-        for verb in ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del"] {
+        for verb in ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del", "reset", "sendSignal"] {
             assert!(Arguments::try_parse_from(["herdwire", verb, "0", "web"]).is_ok(), "{verb}");
             assert_eq!(Arguments::try_parse_from(["herdwire", verb]).unwrap_err().exit_code(), 2);
         }

@@ -70,6 +70,16 @@ impl Flag {
             (Text, key) if key.ends_with("file") => "FILE",
             (Text, key) if key.contains("memory") || key.ends_with("size") => "SIZE",
             (Text, key) if key.contains("delay") || key.contains("time") || key.contains("window") => "TIME",
+            (Text, "kill_signal") => "SIGNAL",
+            (Text, "cron_timezone") => "ZONE",
+            (Text, "readiness" | "liveness") => "PROBE",
+            (Text, "watchdog" | "heartbeat" | "rotate.age" | "min_uptime" | "reload.min_ready" | "reload.probation") => "TIME",
+            (Text, "user" | "group") => "NAME",
+            (Text, "umask") => "MASK",
+            (Text, "cpu_max") => "PERCENT",
+            (Text, "exp_backoff_max" | "exp_backoff_reset") => "TIME",
+            (Text, "log_date_format") => "PATTERN",
+            (Text, "log_mode" | "log_type") => "KIND",
             (Text | Word(_), _) => "VALUE",
         }
     }

@@ -1,11 +1,14 @@
-//! `jlist`: pm2's array, key for key, for the programs that read it.
+//! `jlist` and `prettylist`: pm2's array, key for key, for the programs that read it.
 //!
 //! What Herdwire has and pm2 has not stands under one new key, `herdwire`.
+
+use std::io::Write;
 
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
 use super::error::CliError;
+use super::inspect::inspect;
 use super::list;
 use super::output::Output;
 use crate::config::variables;
@@ -14,14 +17,50 @@ use crate::snapshot::{ExitView, InstanceView, SupervisorView};
 
 /// Prints the array; an empty one when no supervisor runs.
 pub fn jlist(client: &Client, out: &mut Output) -> Result<(), CliError> {
+    Ok(out.json(&Value::Array(records(client)?))?)
+}
+
+fn records(client: &Client) -> Result<Vec<Value>, CliError> {
     let with_env = std::env::var_os("HERDWIRE_JLIST_ENV").is_none_or(|value| value != "0");
     let snapshot = list::fetch(client, with_env)?;
     let records = snapshot
         .iter()
         .flat_map(|snapshot| snapshot.instances.iter().map(|instance| record(instance, &snapshot.supervisor)));
-    let records = Value::Array(records.collect());
-    Ok(out.json(&records)?)
+    Ok(records.collect())
 }
+
+/// Prints the same as Node would, a key a line, with pm2's keys alone: programs look for words in it.
+pub fn prettylist(client: &Client, out: &mut Output) -> Result<(), CliError> {
+    let records = records(client)?.into_iter().map(|mut record| {
+        if let Some(record) = record.as_object_mut() {
+            record.remove("herdwire");
+        }
+        record
+    });
+    Ok(writeln!(out, "{}", inspect(&Value::Array(records.collect()), rank))?)
+}
+
+/// Keys in pm2's order: the environment stands in the middle.
+fn rank(key: &str) -> (usize, String) {
+    match (FIRST.iter().position(|one| *one == key), LAST.iter().position(|one| *one == key)) {
+        (Some(at), _) => (at, String::new()),
+        (None, None) => (FIRST.len(), key.to_owned()),
+        (None, Some(at)) => (FIRST.len() + 1 + at, String::new()),
+    }
+}
+
+#[rustfmt::skip] // as pm2 prints them
+const FIRST: [&str; 27] = [
+    "pid", "name", "pm2_env", "filter_env", "namespace", "args", "env", "merge_logs", "vizion", "autostart",
+    "autorestart", "watch", "instance_var", "pmx", "automation", "treekill", "username", "windowsHide",
+    "kill_retry_time", "node_args", "pm_exec_path", "pm_cwd", "exec_interpreter", "exec_mode", "instances",
+    "pm_out_log_path", "pm_err_log_path",
+];
+#[rustfmt::skip]
+const LAST: [&str; 15] = [
+    "unique_id", "status", "pm_uptime", "axm_actions", "axm_monitor", "axm_options", "axm_dynamic", "created_at",
+    "pm_id", "restart_time", "unstable_restarts", "version", "node_version", "exit_code", "monit",
+];
 
 /// One instance as pm2 would show it.
 pub fn record(instance: &InstanceView, supervisor: &SupervisorView) -> Value {

@@ -66,7 +66,8 @@ impl LaunchError {
             LaunchError::NoAnswer { log, .. } => {
                 Some(format!("see `{}`; `herdwire run FILE` shows more", log.display()))
             }
-            LaunchError::Spawn(_) | LaunchError::Ended { .. } => None,
+            // It may open as many files as we may.
+            LaunchError::Spawn(_) | LaunchError::Ended { .. } => crate::process::open_files_hint(),
         }
     }
 }

@@ -62,6 +62,12 @@ pub fn fetch(client: &Client, env: bool) -> Result<Option<Snapshot>, CliError> {
 
 /// Prints instances as a table, app by app.
 pub fn table<'s>(instances: impl Iterator<Item = &'s InstanceView>, out: &mut Output) -> Result<(), CliError> {
+    let table = rows(instances, out);
+    Ok(writeln!(out, "{table}")?)
+}
+
+/// The table.
+pub fn rows<'s>(instances: impl Iterator<Item = &'s InstanceView>, out: &Output) -> comfy_table::Table {
     let mut instances: Vec<_> = instances.collect();
     instances.sort_by(|a, b| (&a.app, a.id).cmp(&(&b.app, b.id)));
     let mut table = out.table();
@@ -75,7 +81,7 @@ pub fn table<'s>(instances: impl Iterator<Item = &'s InstanceView>, out: &mut Ou
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    Ok(writeln!(out, "{table}")?)
+    table
 }
 
 fn row(instance: &InstanceView, out: &Output) -> Vec<comfy_table::Cell> {

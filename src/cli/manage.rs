@@ -1,4 +1,4 @@
-//! `stop`, `restart`, `delete`, `kill`, `ping`.
+//! `stop`, `restart`, `delete`, `reset`, `sendSignal`, `kill`, `ping`.
 
 use std::fs;
 use std::io::Write;
@@ -12,6 +12,7 @@ use super::error::CliError;
 use super::outlast::{Wish, outlast};
 use super::output::{self, Output};
 use super::{list, select};
+use crate::config::signal;
 use crate::snapshot::Snapshot;
 use crate::supervisor::control::{Failure, Pong, Request, Response};
 
@@ -39,6 +40,36 @@ pub fn delete(client: &Client, words: &[String], out: &mut Output) -> Result<(),
         writeln!(out, "deleted {} (id {})", list::printable(&instance.app), instance.id)?;
     }
     Ok(())
+}
+
+/// Sets counters back and shows the instances.
+pub fn reset(client: &Client, words: &[String], out: &mut Output) -> Result<(), CliError> {
+    let snapshot = at_once(client, Request::Reset { select: select::selector(words) })?;
+    list::table(snapshot.instances.iter(), out)
+}
+
+/// Sends a signal and says to whom.
+pub fn send_signal(client: &Client, signal: &str, words: &[String], out: &mut Output) -> Result<(), CliError> {
+    let number = signal::number(signal).map_err(|what| CliError::Usage { what, hint: None })?;
+    let snapshot = at_once(client, Request::Signal { select: select::selector(words), signal: number })?;
+    let numbers = select::numbers(words, &snapshot);
+    for instance in snapshot.instances.iter().filter(|one| numbers.contains(&one.id)) {
+        if let Some(pid) = instance.pid {
+            let name =
+                nix::sys::signal::Signal::try_from(number).map_or_else(|_| signal.to_owned(), |one| one.to_string());
+            writeln!(out, "sent {name} to {}:{} (pid {pid})", list::printable(&instance.app), instance.id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks for what is done at once; should the supervisor die over it, nobody can tell whether it was.
+fn at_once(client: &Client, request: Request) -> Result<Snapshot, CliError> {
+    match client.ask(&request, ACT_LIMIT)? {
+        Response::Done(snapshot) => Ok(*snapshot),
+        Response::Failed(failure) => Err(CliError::Refused(failure)),
+        _ => Err(CliError::OddAnswer),
+    }
 }
 
 /// Asks for something of the instances that `words` mean; `wish` says what that is of their numbers.
@@ -102,6 +133,9 @@ pub fn ping(client: &Client, json: bool, out: &mut Output) -> Result<(), CliErro
         Some(address) => writeln!(out, "status page: http://{address}/")?,
         None => writeln!(out, "status page: none")?,
     }
+    if let Some(why) = &pong.status_elsewhere {
+        writeln!(out, "{why}")?;
+    }
     Ok(())
 }
 
@@ -125,6 +159,7 @@ mod tests {
             uptime_ms: 5,
             keeper_pid: 1,
             status_address: Some("127.0.0.1:9615".into()),
+            status_elsewhere: None,
         };
         let expected = json!({
             "supervisor": {"pid": 2, "version": "0.1.0", "uptime_ms": 5},

@@ -14,12 +14,15 @@ mod error;
 mod events;
 mod flags;
 mod flush;
+mod inspect;
 mod jlist;
 mod launch;
 mod list;
 mod log_view;
 mod logs;
+mod lookup;
 mod manage;
+mod monit;
 mod outlast;
 mod output;
 mod reload;
@@ -38,6 +41,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use arguments::{Arguments, Verb};
 use error::CliError;
@@ -62,8 +66,16 @@ pub fn main() -> Outcome {
 }
 
 fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Outcome {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_short = arguments.get(1).is_some_and(|first| first == "-v");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
+        // As pm2 says it, for scripts that compare.
+        Err(error) if is_short && error.kind() == ErrorKind::DisplayVersion => {
+            // Nobody is left to tell when the terminal is gone.
+            let _ = writeln!(io::stdout(), "{}", env!("CARGO_PKG_VERSION"));
+            return Outcome::Exit(ExitCode::SUCCESS);
+        }
         // Help and version too come this way.
         Err(error) => {
             // Nobody is left to tell when the terminal is gone.
@@ -94,13 +106,23 @@ fn execute(verb: Verb, out: &mut Output) -> Result<Outcome, CliError> {
         Verb::Run { file } => return run::prepare(&client, &file).map(Outcome::Foreground),
         Verb::List { json } => list::list(&client, json, out)?,
         Verb::Jlist => jlist::jlist(&client, out)?,
+        Verb::Prettylist => jlist::prettylist(&client, out)?,
+        Verb::Monit => monit::monit(&client, out)?,
+        Verb::Pid { select } => lookup::pid(&client, select.as_deref(), out)?,
+        Verb::Id { name } => lookup::id(&client, &name, out)?,
+        Verb::Env { select, show } => lookup::env(&client, &select, show, out)?,
         Verb::Describe { select, json } => describe::describe(&client, &select, json, out)?,
         Verb::Events(options) => events::events(&client, &options, out)?,
         Verb::Logs(options) => logs::logs(&client, &options, out)?,
         Verb::Flush { select } => flush::flush(&client, &select, out)?,
         Verb::ReloadLogs { select } => flush::reopen(&client, &select, out)?,
         Verb::Stop { select } => manage::stop(&client, &select, out)?,
-        Verb::Restart { select } => manage::restart(&client, &select, out)?,
+        Verb::Restart { select, env } => {
+            env.warn();
+            manage::restart(&client, &select, out)?;
+        }
+        Verb::Reset { select } => manage::reset(&client, &select, out)?,
+        Verb::SendSignal { signal, select } => manage::send_signal(&client, &signal, &select, out)?,
         Verb::Reload(arguments) => reload::reload(&client, &arguments, out)?,
         Verb::Scale { app, to } => scale::scale(&client, &app, &to, out)?,
         Verb::Apply(arguments) => apply::apply(&client, &arguments, out)?,

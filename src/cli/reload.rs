@@ -32,7 +32,10 @@ pub fn reload(client: &Client, arguments: &ReloadArguments, out: &mut Output) ->
     let options = ReloadOptions { parallel: arguments.parallel, rollback: arguments.no_rollback.then_some(false) };
     let (words, apps) = match arguments.targets.as_slice() {
         [file] if file.ends_with(".toml") => from_file(Path::new(file))?,
-        words => (words.to_vec(), Vec::new()),
+        words => {
+            arguments.env_of_shell.warn();
+            (words.to_vec(), Vec::new())
+        }
     };
     let before = list::fetch(client, false)?;
     let request = Request::Reload { select: select::selector(&words), apps, options };

@@ -154,6 +154,7 @@ fn start_existing(
             format!("`herdwire delete {target}` first, or start its script again with the options"),
         ));
     }
+    options.env_of_shell.warn();
     let words = [target.to_owned()];
     let wish = Wish::Online(select::numbers(&words, before));
     let answer = client.ask(&Request::StartExisting { select: select::selector(&words) }, ACT_LIMIT);

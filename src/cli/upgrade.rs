@@ -67,6 +67,7 @@ mod tests {
             uptime_ms: 5,
             keeper_pid: 1,
             status_address: None,
+            status_elsewhere: None,
         };
         let failure = went_away(&pong(7, "0.1.0"), &pong(8, "0.2.0"));
         assert!(failure.what.starts_with("supervisor 7 (version 0.1.0) died"));

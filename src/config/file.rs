@@ -1,6 +1,7 @@
 //! What the user wrote: every setting optional, each with its place. No defaults and no checks of meaning here
 //! (`resolve`); types, keys and units are settled when one of these exists.
 
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -112,9 +113,12 @@ impl Instances {
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn from_text(text: &str) -> Result<Instances, String> {
-        match text.parse() {
+        match text.parse::<i64>() {
             Ok(number) => Ok(Instances::from_number(number)),
             Err(_) if text == "max" => Ok(Instances::AllBut(0)),
+            Err(error) if *error.kind() != IntErrorKind::InvalidDigit && *error.kind() != IntErrorKind::Empty => {
+                Err(format!("`{text}` is out of range"))
+            }
             Err(_) => Err(format!("`{text}` is neither a number nor `max`")),
         }
     }

@@ -84,7 +84,7 @@ impl SetupError {
             SetupError::Home { .. } => {
                 Some("it must be a folder that you may write to; HERDWIRE_HOME names another".into())
             }
-            SetupError::Program { .. } | SetupError::System { .. } => None,
+            SetupError::Program { .. } | SetupError::System { .. } => crate::process::open_files_hint(),
         }
     }
 }

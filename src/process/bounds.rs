@@ -49,6 +49,22 @@ pub fn limit(bounds: &Bounds, open_files: Option<OpenFiles>) -> Result<(), ExecF
     bounds.limits.iter().try_for_each(|(limit, (soft, hard))| set(*limit, *soft, *hard))
 }
 
+/// Files that keeper and supervisor have to be able to open, and those for each instance: six in each of two copies, and
+/// a tenth to spare.
+const OPEN_FILES: u64 = 128;
+const OPEN_FILES_EACH: u64 = 14;
+
+/// What the operator can do where this process may open too few files to run anything, if that is so.
+pub fn open_files_hint() -> Option<String> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    (hard < OPEN_FILES).then(|| {
+        format!(
+            "{hard} files may be open here; Herdwire needs {OPEN_FILES}, and {OPEN_FILES_EACH} more for each instance: raise \
+             the limit (`ulimit -n 4096`, or LimitNOFILE= of the unit) before the first start"
+        )
+    })
+}
+
 fn set(limit: Limit, soft: u64, hard: u64) -> Result<(), ExecFailure> {
     let (resource, name) = resource(limit);
     setrlimit(resource, soft, hard).map_err(|errno: Errno| ExecFailure::new(Step::Limit, errno as i32).about(name))

@@ -28,6 +28,7 @@ pub mod stage;
 mod sweep;
 mod sys;
 
+pub use bounds::open_files_hint;
 pub use cgroup::{Cgroups, Group, Removal};
 pub use go::{ExecFailure, Go, Launching, Step};
 pub use orphans::{Ended, end_orphans};

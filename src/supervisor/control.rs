@@ -96,6 +96,15 @@ pub enum Request {
         instance: Option<u32>,
         last: u32,
     },
+    /// Sets the counters of instances back.
+    Reset {
+        select: Selector,
+    },
+    /// Sends a signal to processes, and does nothing else.
+    Signal {
+        select: Selector,
+        signal: i32,
+    },
 }
 
 /// What deviates from the apps' `[app.reload]`.
@@ -215,6 +224,9 @@ pub struct Pong {
     pub uptime_ms: u64,
     pub keeper_pid: u32,
     pub status_address: Option<String>,
+    /// Why the status page is not at its default address, as a sentence.
+    #[serde(default)]
+    pub status_elsewhere: Option<String>,
 }
 
 /// Why a request was not done: what, the cause, and what to do about it.

@@ -22,6 +22,7 @@ mod core;
 mod deaths;
 mod departure;
 mod deploys;
+mod errands;
 mod foreground;
 mod health;
 mod journal;

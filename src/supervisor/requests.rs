@@ -57,6 +57,8 @@ impl Core {
             }
             Request::ReopenLogs { select } => self.reopen_logs(&select).await,
             Request::FlushLogs { select } => self.flush_logs(&select).await,
+            Request::Reset { select } => self.reset(&select).await,
+            Request::Signal { select, signal } => self.send_signal(&select, signal).await,
             Request::Kill => {
                 self.end_all().await;
                 Ok(Response::Killing { keeper_pid: self.keeper_pid })
@@ -73,6 +75,7 @@ impl Core {
             uptime_ms: self.began.elapsed().as_millis() as u64,
             keeper_pid: self.keeper_pid,
             status_address: self.sections.status_address().map(|address| address.to_string()),
+            status_elsewhere: self.sections.status_elsewhere(),
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Sections {
     bridge: Option<Bridge>,
     front: Option<Front>,
     status: Option<StatusServer>,
+    /// Why the status page is not where it would be, if it is not.
+    status_elsewhere: Option<String>,
     /// Tells a supervisor's messages from its predecessor's at the other hosts.
     incarnation: u64,
 }
@@ -78,11 +80,16 @@ impl Sections {
         look: status::Look,
         incarnation: u64,
     ) -> Sections {
-        Sections { kept: Kept::default(), arrivals, look, bridge: None, front: None, status: None, incarnation }
+        Sections { kept: Kept::default(), arrivals, look, bridge: None, front: None, status: None, status_elsewhere: None, incarnation }
     }
 
     pub fn status_address(&self) -> Option<SocketAddr> {
         self.status.as_ref().map(|server| server.address)
+    }
+
+    /// Why it is there and not at its default address, as a sentence.
+    pub fn status_elsewhere(&self) -> Option<String> {
+        self.status_elsewhere.clone()
     }
 
     /// The sections in force.
@@ -137,6 +144,7 @@ impl Core {
             self.start_front(listener).await?;
         }
         if let Some(listener) = status_listener {
+            self.sections.status_elsewhere = None;
             self.store.keep(Name::new(Kind::Status, 0, 0), listener.as_fd());
             self.start_status(listener);
         }
@@ -214,9 +222,12 @@ impl Core {
             Ok((listener, warning)) => {
                 self.store.keep(Name::new(Kind::Status, 0, 0), listener.as_fd());
                 self.start_status(listener);
-                if let Some(warning) = warning {
-                    self.warn(warning);
+                // Nothing that an operator has to mend: said once, and by `ping`.
+                if let Some(warning) = &warning {
+                    tracing::warn!("{warning}");
+                    self.tell("supervisor.warning", None, None, warning);
                 }
+                self.sections.status_elsewhere = warning;
             }
             Err(error) => self.warn(format!("there is no status page: {error}")),
         }

@@ -141,6 +141,86 @@ fn a_file_of_variables_that_is_bad_is_refused_at_the_start_and_gives_an_instance
 }
 
 #[test]
+fn words_that_cannot_be_what_they_stand_for_are_refused_in_a_sentence() {
+    let place = Undisturbed::new();
+    let long = "x".repeat(100_000);
+    for name in ["", "all", "5", "../x", "a\nb", "\u{1b}[31m", &long] {
+        assert!(place.refuses(&["start", "sleep 1", "-n", name]).contains("--name"), "{name:.20}");
+    }
+    let huge = "9".repeat(40);
+    for number in ["0x", "NaN", "1000000000", &huge, "1.5", ""] {
+        assert!(place.refuses(&["start", "sleep 1", "-n", "b", "-i", number]).contains("-i: "), "{number}");
+    }
+    assert!(place.refuses(&["start", "sleep 1", "-n", "b", "-i", &huge]).contains("out of range"));
+    for script in ["", "  ", ".", "/dev/null", "./absent"] {
+        place.refuses(&["start", script]);
+    }
+    for variable in ["LISTEN_FDS=3", "NOTIFY_SOCKET=/x", "=x"] {
+        assert!(place.refuses(&["start", "sleep 1", "-n", "b", "--env", variable]).contains("--env"), "{variable}");
+    }
+    for signal in ["", "0", "65", "SIGNOPE", "-9x"] {
+        let ran = place.herdwire.run(&["sendSignal", "--", signal, "bystander"]);
+        assert_eq!(ran.status.code(), Some(2), "{signal}: {ran:?}");
+    }
+    place.check();
+}
+
+#[test]
+fn files_that_are_no_configuration_are_refused_in_a_sentence() {
+    let place = Undisturbed::new();
+    let work = place.herdwire.work();
+    place.refuses_config("a = [[[[[[");
+    let deep = format!("a = {}{}", "[".repeat(20_000), "]".repeat(20_000));
+    assert!(place.refuses_config(&deep).contains("is not TOML"));
+    assert!(place.refuses_config(&format!("[[{}b]]", "a.".repeat(20_000))).contains("is not TOML"));
+    assert!(place.refuses_config("[[app]]\nname = \"x\"\nname = \"y\"\n").contains("duplicate key"));
+    for (key, value) in [
+        ("max_memory_restart", "\"-1\""),
+        ("max_memory_restart", "\"1e400\""),
+        ("kill_signal", "\"SIGSTOP\""),
+        ("kill_timeout", "-1"),
+        ("cron_timezone", "\"Mars/Olympus\""),
+        ("cron_restart", "\"99 3 * * *\""),
+        ("instances", "nan"),
+        ("nice", "20"),
+    ] {
+        let schedule = if key == "cron_timezone" { "cron_restart = \"0 3 * * *\"\n" } else { "" };
+        let app = format!("[[app]]\nname = \"x\"\nscript = \"sleep 1\"\n{schedule}{key} = {value}\n");
+        let said = place.refuses_config(&app);
+        assert!(said.contains(&format!("`{key}`")), "{said}");
+    }
+    assert!(place.refuses_config("[redis]\nurl = \"redis://127.0.0.1:99999/\"").contains("`url`"));
+    std::fs::create_dir(work.join("folder.toml")).unwrap();
+    std::os::unix::fs::symlink("loop.toml", work.join("loop.toml")).unwrap();
+    assert!(place.refuses(&["start", "folder.toml"]).contains("is not a file"));
+    assert!(place.refuses(&["start", "loop.toml"]).contains("cannot be read"));
+}
+
+#[test]
+fn too_few_open_files_are_said_with_what_is_needed() {
+    let herdwire = Herdwire::new();
+    let mut command = std::process::Command::new("sh");
+    herdwire.place(&mut command);
+    command.args(["-c", "ulimit -n 32; exec \"$@\"", "sh"]).arg(herdwire.command(&[]).get_program());
+    let ran = crate::herdwire::finish(command.args(["start", "sleep 1000", "-n", "nap"]));
+    assert_eq!(ran.status.code(), Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("32 files may be open here") && ran.stderr.contains("`ulimit -n"), "{ran:#?}");
+}
+
+#[test]
+fn a_second_home_says_once_that_the_page_is_elsewhere() {
+    let (first, second) = (Undisturbed::new(), Undisturbed::new());
+    // The port is another's for one of them at least.
+    for place in [&first.herdwire, &second.herdwire] {
+        assert!(!place.ok(&["list"]).contains("is taken"));
+        let logged = place.own_log().matches("127.0.0.1:9615 is taken").count();
+        assert_eq!(logged, place.ok(&["ping"]).matches("127.0.0.1:9615 is taken").count());
+        place.kill_supervisor();
+        assert_eq!(logged, place.own_log().matches("127.0.0.1:9615 is taken").count());
+    }
+}
+
+#[test]
 fn settings_that_contradict_those_in_force_are_refused() {
     let place = Undisturbed::new();
     let app = |name: &str| format!("[[app]]\nname = \"{name}\"\nscript = \"sleep 1000\"\nautostart = false\n");

@@ -60,4 +60,5 @@ mod status;
 mod stuck;
 mod triggers;
 mod upgrade;
+mod verbs;
 mod wire;
