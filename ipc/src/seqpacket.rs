@@ -78,7 +78,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Res
     loop {
         let mut parts = [IoSliceMut::new(buffer)];
         let message = match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-            Err(nix::errno::Errno::EINTR) => continue,
+            // Told once, before what is still to be read, when the other side went away without having heard everything
+            // itself. What it said counts all the same.
+            Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNRESET) => continue,
             other => other?,
         };
         let mut descriptors = Vec::new();
@@ -137,6 +139,19 @@ mod tests {
         send(left.as_fd(), &[7; 100], &[], Wait::Block).unwrap();
         let error = receive(right.as_fd(), &mut [0; 10], Wait::Never).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn what_a_peer_said_before_it_went_away_is_heard_also_when_it_did_not_hear_us() {
+        let (left, right) = pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        send(right.as_fd(), b"unheard", &[], Wait::Block).unwrap();
+        send(left.as_fd(), b"last words", &[null.as_fd()], Wait::Block).unwrap();
+        drop(left);
+        let mut buffer = [0; 16];
+        let received = receive(right.as_fd(), &mut buffer, Wait::Never).unwrap();
+        assert_eq!((&buffer[..received.length], received.descriptors.len()), (&b"last words"[..], 1));
+        assert_eq!(receive(right.as_fd(), &mut buffer, Wait::Never).unwrap().length, 0);
     }
 
     #[test]
