@@ -91,9 +91,11 @@ impl Line {
             Ok(received) if received.length > 0 => {
                 return Some((message(&buffer[..received.length]), received.descriptors));
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Its descriptors were lost on the way; of what it was, only the name is left.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Some((message(&buffer), Vec::new())),
+            // Nothing there, or an error that is none of the connection's: what waits in it is not lost over that. Should it
+            // stay, the supervisor's silence ends it.
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {}
             Ok(_) | Err(_) => self.socket = None,
         }
         None

@@ -134,7 +134,7 @@ fn dribble(control: &Path, over: &AtomicBool) -> std::io::Result<()> {
     while !over.load(Relaxed) {
         while slow.len() < SLOW {
             let connection = UnixStream::connect(control)?;
-            if slow.len() % 2 == 0 {
+            if slow.len().is_multiple_of(2) {
                 connection.shutdown(Shutdown::Read)?;
             }
             slow.push(connection);

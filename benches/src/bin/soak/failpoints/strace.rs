@@ -79,14 +79,13 @@ impl Tracer {
         let (output, over, strace, fault) =
             (tracer.output.clone(), Arc::clone(&tracer.over), tracer.strace.id(), *fault);
         tracer.watch = Some(std::thread::spawn(move || {
+            let mut over_since = None;
             loop {
                 // Asked first: what was written before counts.
                 let is_over = over.load(Relaxed);
                 if was_hit(&fs::read_to_string(&output).unwrap_or_default()) {
-                    match fault {
-                        Fault::Delay => std::thread::sleep(delay),
-                        Fault::Kill => std::thread::sleep(DEATH),
-                        Fault::Error => {}
+                    if fault == Fault::Kill {
+                        std::thread::sleep(DEATH);
                     }
                     let asked = Instant::now();
                     let _ = send(strace, Signal::SIGINT);
@@ -97,7 +96,9 @@ impl Tracer {
                     let _ = send(strace, Signal::SIGKILL);
                     return true;
                 }
-                if is_over {
+                // A call that comes late is shown only once it has come.
+                let patience = if fault == Fault::Delay { delay + LOOK * 10 } else { Duration::ZERO };
+                if is_over && over_since.get_or_insert_with(Instant::now).elapsed() >= patience {
                     return false;
                 }
                 std::thread::sleep(LOOK);
