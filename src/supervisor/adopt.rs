@@ -125,7 +125,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
         began: Instant::now(),
         sections: Sections::new(arrivals_in, Look::new(looks_in, History::default()), random),
         saving: Saving::new(writer, here, foreground),
-        safekeeping: Safekeeping::from_environment(),
+        safekeeping: Safekeeping::of(&store),
         keeper,
         store,
         state,

@@ -10,12 +10,9 @@
 //! - Nobody waits for the service manager: what it does not take now is told at the next look.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::fstat;
@@ -23,11 +20,10 @@ use nix::sys::stat::fstat;
 use super::core::{self, Core};
 use super::registry::App;
 use crate::config::spec::ListenAddress;
+use crate::keeper::handle::Store;
 use crate::keeper::name::{Kind, Name};
 use crate::process::passed;
 
-/// Where the keeper leaves the address of the service manager's socket for us.
-const VARIABLE: &str = "HERDWIRE_NOTIFY_SOCKET";
 /// The app under whose number listeners lie that were passed: there is none of that number.
 const NOBODY: u32 = 0;
 
@@ -43,16 +39,10 @@ pub struct Safekeeping {
 }
 
 impl Safekeeping {
-    /// Finds the service manager, if there is one.
-    pub fn from_environment() -> Safekeeping {
-        let manager = std::env::var_os(VARIABLE).and_then(|address| match connect(&address) {
-            Ok(socket) => Some(socket),
-            Err(error) => {
-                tracing::info!("the service manager keeps no listeners: {error}");
-                None
-            }
-        });
-        Safekeeping { manager, ..Safekeeping::default() }
+    /// Finds the service manager, if there is one: the keeper's own socket to it lies in the store.
+    pub fn of(store: &Store) -> Safekeeping {
+        let manager = store.copy(Name::new(Kind::Service, 0, 0));
+        Safekeeping { manager: manager.map(UnixDatagram::from), ..Safekeeping::default() }
     }
 
     /// A listener that was passed, if one is at this address and can still be reached there.
@@ -106,22 +96,13 @@ fn changes<T>(kept: &BTreeMap<String, u64>, bound: &BTreeMap<String, (u64, T)>) 
     gone.chain(new.map(|(name, _)| Change::Add(name.clone()))).collect()
 }
 
-fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
-    let address = match address.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(address)?,
-    };
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    socket.connect_addr(&address)?;
-    Ok(socket)
-}
-
 fn tell(manager: &UnixDatagram, text: &str, descriptor: Option<&OwnedFd>) -> io::Result<()> {
     let numbers: Vec<i32> = descriptor.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
     let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
-    sendmsg::<()>(manager.as_raw_fd(), &[IoSlice::new(text.as_bytes())], rights, MsgFlags::empty(), None)?;
+    // The socket is the keeper's as well, which waits for nobody either.
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(manager.as_raw_fd(), &[IoSlice::new(text.as_bytes())], rights, flags, None)?;
     Ok(())
 }
 
