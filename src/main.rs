@@ -10,7 +10,7 @@ use herdwire::cli::{self, Foreground, Outcome};
 use herdwire::config::home::Home;
 use herdwire::keeper::name::{Kind, Name};
 use herdwire::keeper;
-use herdwire::keeper::start::{self, KeeperOptions};
+use herdwire::keeper::start::{self, KeeperOptions, SetupError};
 
 fn main() -> ExitCode {
     let role = std::env::args_os().nth(1);
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 /// lock, and becomes the keeper.
 fn role_keeper() -> ExitCode {
     if let Some(left) = std::env::args_os().nth(2).and_then(|number| number.to_str()?.parse().ok()) {
-        return ended(keeper::keep(left));
+        return ended(keeper::keep(left).map_err(|source| SetupError::System { source }));
     }
     match Home::from_environment() {
         Ok(home) => ended(start::start(KeeperOptions::new(home.path().to_owned()))),
@@ -47,7 +47,7 @@ fn role_keeper_foreground(Foreground { home, request, passed, serves }: Foregrou
     ended(start::start(KeeperOptions { foreground, attached, stored, ..KeeperOptions::new(home.path().to_owned()) }))
 }
 
-fn ended<E: std::error::Error>(code: Result<i32, E>) -> ExitCode {
+fn ended(code: Result<i32, SetupError>) -> ExitCode {
     match code {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
