@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use herdwire::cli::{self, Foreground, Outcome};
 use herdwire::config::home::Home;
-use herdwire::keeper::name::{Kind, Name};
 use herdwire::keeper;
+use herdwire::keeper::name::{Kind, Name};
 use herdwire::keeper::start::{self, KeeperOptions, SetupError};
 
 fn main() -> ExitCode {

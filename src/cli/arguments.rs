@@ -530,7 +530,9 @@ mod tests {
         ] {
             assert!(Arguments::try_parse_from(["herdwire", verb]).is_ok(), "{verb}");
         }
-        for verb in ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del", "reset", "sendSignal"] {
+        for verb in
+            ["describe", "desc", "info", "show", "stop", "restart", "reload", "delete", "del", "reset", "sendSignal"]
+        {
             assert!(Arguments::try_parse_from(["herdwire", verb, "0", "web"]).is_ok(), "{verb}");
             assert_eq!(Arguments::try_parse_from(["herdwire", verb]).unwrap_err().exit_code(), 2);
         }

@@ -73,7 +73,10 @@ impl Flag {
             (Text, "kill_signal") => "SIGNAL",
             (Text, "cron_timezone") => "ZONE",
             (Text, "readiness" | "liveness") => "PROBE",
-            (Text, "watchdog" | "heartbeat" | "rotate.age" | "min_uptime" | "reload.min_ready" | "reload.probation") => "TIME",
+            (
+                Text,
+                "watchdog" | "heartbeat" | "rotate.age" | "min_uptime" | "reload.min_ready" | "reload.probation",
+            ) => "TIME",
             (Text, "user" | "group") => "NAME",
             (Text, "umask") => "MASK",
             (Text, "cpu_max") => "PERCENT",

@@ -11,8 +11,8 @@ use super::resolve::bad;
 use super::script;
 use super::section::{Section, Within};
 use super::spec::{AppSpec, LogFile, LogFormat, LogMode, LogSpec, Rotation};
-use crate::logs;
 use super::units;
+use crate::logs;
 
 /// pm2's `time = true`.
 const TIME: &str = "YYYY-MM-DDTHH:mm:ss";

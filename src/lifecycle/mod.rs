@@ -225,7 +225,10 @@ impl Instance {
             | (Stopped | Errored | WaitingRestart { .. }, Spawned(_) | SpawnFailed(_) | Ready(_) | Exited(..))
             | (Stopped | Errored | WaitingRestart { .. }, Unwell(..) | Extended(..) | Quitting(_) | Unstartable(_))
             | (Launching { .. }, Start)
-            | (Online { .. }, Start | Spawned(_) | SpawnFailed(_) | Unstartable(_) | Ready(_) | Deadline | Extended(..))
+            | (
+                Online { .. },
+                Start | Spawned(_) | SpawnFailed(_) | Unstartable(_) | Ready(_) | Deadline | Extended(..),
+            )
             | (Stopping { .. } | Draining { .. }, Spawned(_) | Ready(_) | Unwell(..) | Due(_) | Quitting(_))
             | (Draining { .. }, Drain(_)) => None,
         }

@@ -71,15 +71,7 @@ impl Target {
     /// A target that is not open yet.
     pub fn new(path: PathBuf, rotation: Rotation, compressor: Asking) -> Target {
         let file = LogFile::new(path, rotation, compressor);
-        Target {
-            writer: None,
-            file,
-            streams: Vec::new(),
-            moved: Instant::now(),
-            is_new: true,
-            begun: None,
-            peek: None,
-        }
+        Target { writer: None, file, streams: Vec::new(), moved: Instant::now(), is_new: true, begun: None, peek: None }
     }
 
     /// Where it lies.

@@ -403,7 +403,9 @@ mod tests {
         for inside in ["0::/app.slice/herdwire-x/3-1", "1:cpu:/\n0::/herdwire-x/3-1\n", "0::/../herdwire-x/3-1/below"] {
             assert!(group.is_among(inside), "{inside}");
         }
-        for outside in ["", "0::/", "0::/herdwire-x/3-12", "0::/herdwire-x/13-1", "0::/herdwire-y/3-1", "1:cpu:/herdwire-x/3-1"] {
+        for outside in
+            ["", "0::/", "0::/herdwire-x/3-12", "0::/herdwire-x/13-1", "0::/herdwire-y/3-1", "1:cpu:/herdwire-x/3-1"]
+        {
             assert!(!group.is_among(outside), "{outside}");
         }
     }

@@ -166,10 +166,12 @@ impl Core {
                     Err(failure) => Some(failure),
                 }
             }
-            (PlanAction::Scale, Some(id)) => match self.resize(id, spec.instances, Some((spec, listeners)), By::Apply).await {
-                Ok(resized) => return self.await_resized(id, resized, reply),
-                Err(failure) => Some(failure),
-            },
+            (PlanAction::Scale, Some(id)) => {
+                match self.resize(id, spec.instances, Some((spec, listeners)), By::Apply).await {
+                    Ok(resized) => return self.await_resized(id, resized, reply),
+                    Err(failure) => Some(failure),
+                }
+            }
             (PlanAction::Update, Some(id)) => {
                 let wanted = spec.instances;
                 match self.take_over(id, spec, listeners) {

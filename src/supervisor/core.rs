@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::answers::Pending;
 use super::applying::Applying;
 use super::control::{Failure, Response};
 use super::control_server::{Asked, Asker, Desk};
@@ -30,7 +31,6 @@ use super::log_faults::LogFaults;
 use super::ordering::Turns;
 use super::orphans::Ended;
 use super::registry::{App, Entry, Process, Registry, Role};
-use super::answers::Pending;
 use super::safekeeping::Safekeeping;
 use super::saving::Saving;
 use super::settings::Sections;

@@ -125,7 +125,8 @@ impl Core {
     /// A process exists and is about to be let go, or was adopted.
     pub(super) async fn watch_health(&mut self, id: u32) {
         let Some(entry) = self.registry.instances.get(&id) else { return };
-        let (Process::Exists { pid, pidfd, executed, main, .. }, Some(phase)) = (&entry.process, phase(&entry.life)) else {
+        let (Process::Exists { pid, pidfd, executed, main, .. }, Some(phase)) = (&entry.process, phase(&entry.life))
+        else {
             return;
         };
         let kinship = self.kinship(entry);

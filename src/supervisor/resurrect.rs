@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
+use super::answers::Goal;
 use super::control::{Failure, Response};
 use super::core::Core;
-use super::answers::Goal;
 use super::saved::{Aftermath, Document, SavedApp, SavedInstance, files};
 use crate::config::spec::Rules;
 use crate::lifecycle::{By, Event as Life, Instance};

@@ -185,7 +185,8 @@ impl Core {
             (app.id, app.revision, Arc::as_ptr(app.proven_spec()).addr()).hash(&mut hasher);
         }
         for entry in self.registry.instances.values() {
-            (entry.id, entry.number, entry.app, entry.index, entry.doomed, is_wanted(entry), ended_with(entry)).hash(&mut hasher);
+            (entry.id, entry.number, entry.app, entry.index, entry.doomed, is_wanted(entry), ended_with(entry))
+                .hash(&mut hasher);
         }
         self.globals.settings_revision.hash(&mut hasher);
         self.saving.waiting.iter().for_each(|app| app.spec.name.hash(&mut hasher));

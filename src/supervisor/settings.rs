@@ -80,7 +80,16 @@ impl Sections {
         look: status::Look,
         incarnation: u64,
     ) -> Sections {
-        Sections { kept: Kept::default(), arrivals, look, bridge: None, front: None, status: None, status_elsewhere: None, incarnation }
+        Sections {
+            kept: Kept::default(),
+            arrivals,
+            look,
+            bridge: None,
+            front: None,
+            status: None,
+            status_elsewhere: None,
+            incarnation,
+        }
     }
 
     pub fn status_address(&self) -> Option<SocketAddr> {

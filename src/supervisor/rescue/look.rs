@@ -11,8 +11,8 @@ use crate::config::spec::AppSpec;
 use crate::keeper::name::{Kind, Name};
 use crate::lifecycle::Time;
 use crate::process::{Pidfd, sealed};
-use crate::supervisor::{clock, main_process};
 use crate::supervisor::state::Contents;
+use crate::supervisor::{clock, main_process};
 
 /// Completes what was read of the state, of which `lost` records are gone, by what the store holds. Costs next to
 /// nothing where the two agree.

@@ -30,8 +30,12 @@ fn document(names: &[&str]) -> Document {
 }
 
 fn any_document() -> impl Strategy<Value = Document> {
-    let instance = any::<(u32, u32, bool, Option<i32>)>()
-        .prop_map(|(number, index, running, ended)| SavedInstance { number, index, running, ended });
+    let instance = any::<(u32, u32, bool, Option<i32>)>().prop_map(|(number, index, running, ended)| SavedInstance {
+        number,
+        index,
+        running,
+        ended,
+    });
     let app = (testing::any_spec(), proptest::collection::vec(instance, 0..3), any::<bool>())
         .prop_map(|(spec, instances, waiting)| SavedApp { spec, instances, waiting });
     let end = prop_oneof![Just(End::None), Just(End::Begun), Just(End::Done)];
