@@ -275,12 +275,17 @@ fn a_ping_says_who_answers() {
 #[test]
 fn a_refusal_is_passed_on_with_cause_and_hint() {
     let place = Place::new();
-    let supervisor = place.supervisor(|request| {
+    let before = |request| {
+        assert!(matches!(request, Request::Snapshot { .. }), "it looks before it asks");
+        control::to_answer(&Response::Snapshot(Box::new(snapshot(Vec::new())))).unwrap()
+    };
+    let refusal = |request| {
         let select = Selector::Several(vec![Selector::Name("web".into()), Selector::Id(3)]);
         assert_eq!(request, Request::Stop { select });
         let failure = Failure::new("no app or instance `web`").cause("none").hint("look");
         control::to_answer(&Response::Failed(failure)).unwrap()
-    });
+    };
+    let supervisor = place.supervisor_of(vec![Box::new(before), Box::new(refusal)]);
     let said = place.run(&["stop", "web", "3"]);
     supervisor.join().unwrap();
     said.failed_with(1, "error: no app or instance `web`\ncause: none\nhint:  look\n");
@@ -288,28 +293,28 @@ fn a_refusal_is_passed_on_with_cause_and_hint() {
 
 #[test]
 fn an_answer_that_cannot_be_read_is_one_clear_sentence() {
-    let stop = |answer: Vec<u8>| {
+    let ask = |answer: Vec<u8>| {
         let place = Place::new();
         let supervisor = place.supervisor(|_| answer);
-        let said = place.run(&["stop", "all"]);
+        let said = place.run(&["reloadLogs"]);
         supervisor.join().unwrap();
         assert_eq!(said.code, Some(1));
         said.err
     };
     let newer = frame::compose(9, 0, b"whatever");
     assert!(
-        stop(newer)
+        ask(newer)
             .starts_with("error: the supervisor speaks version 9 of the control protocol, this program version 1\n")
     );
     let garbage = frame::compose(CONTROL_VERSION, 0, b"\xff\xff\xff\xff");
     assert!(
-        stop(garbage).starts_with("error: the supervisor's answer cannot be read\ncause: message cannot be decoded")
+        ask(garbage).starts_with("error: the supervisor's answer cannot be read\ncause: message cannot be decoded")
     );
     let huge = frame::Header { kind: CONTROL_VERSION, length: u32::MAX, id: 0 }.to_bytes().to_vec();
-    assert!(stop(huge).starts_with("error: the supervisor's answer cannot be read\ncause: message takes more bytes"));
-    assert!(stop(Vec::new()).starts_with("error: the supervisor went away before it answered\n"));
+    assert!(ask(huge).starts_with("error: the supervisor's answer cannot be read\ncause: message takes more bytes"));
+    assert!(ask(Vec::new()).starts_with("error: the supervisor went away before it answered\n"));
     let half = control::to_answer(&pong()).unwrap()[..20].to_vec();
-    assert!(stop(half).starts_with("error: the supervisor went away before it answered\n"));
+    assert!(ask(half).starts_with("error: the supervisor went away before it answered\n"));
 }
 
 #[test]

@@ -33,6 +33,8 @@ use crate::process;
 
 /// The most descriptors that a store is made for, whatever the user may open.
 const STORE_LIMIT: u64 = 16_384;
+/// With fewer not even a herd without instances can be kept.
+const LEAST: u64 = 16;
 
 /// Descriptors that keeper and supervisor need each for themselves, and for what is on its way.
 const OWN_DESCRIPTORS: u64 = 64;
@@ -193,6 +195,9 @@ fn raise_descriptor_limit() -> io::Result<Words> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     // A supervisor may open as many, and has two of each: one that it works with, and one to become the keeper with.
     let capacity = (hard.saturating_sub(OWN_DESCRIPTORS) / 2).min(STORE_LIMIT);
+    if capacity < LEAST {
+        return Err(Errno::EMFILE.into());
+    }
     let mut hello = Words::default();
     hello[0] = verb::HELLO;
     hello[hello::REASON] = Reason::First as u64;

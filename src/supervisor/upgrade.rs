@@ -161,7 +161,10 @@ impl Core {
 
     /// The standby has ended before we were frozen.
     pub(super) fn standby_ended(&mut self, status: ExitStatus) {
-        let stage = if self.freezing.is_some() { Stage::Freeze } else { Stage::Validation };
+        // The keeper's word of its end may overtake its own last one.
+        let has_proved = |line: &Watched| trial::hear(line.get_ref().as_fd()).unwrap_or(false);
+        let had_its_turn = self.freezing.is_some() || self.standby.as_ref().is_some_and(has_proved);
+        let stage = if had_its_turn { Stage::Freeze } else { Stage::Validation };
         self.upgrade_failed(UpgradeFailure { stage, status: Some(status) });
     }
 
