@@ -1,13 +1,14 @@
 //! Mappings of shared memory: the one door between foreign bytes and this process.
 //!
 //! A [`PeerMap`] is read-only, an [`OwnMap`] is the owner's. Both hand out words by value; no reference into shared
-//! memory ever leaves this file.
+//! memory ever leaves this file. A [`Word`] is a place in a peer's memory that was checked once and is looked at often.
 #![allow(unsafe_code)] // The one place that maps memory and looks at it.
 
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
@@ -20,6 +21,8 @@ compile_error!("the layout is little-endian");
 
 const WORD: usize = 8;
 const PAGE_WORDS: usize = 4096 / WORD;
+/// Words that are copied in one go.
+const BLOCK: usize = 8;
 
 /// Mapped words, unmapped on drop.
 struct Mapping {
@@ -63,6 +66,25 @@ impl Mapping {
         // SAFETY: as in `word`, for `count` words from `first` on; a slice of atomics promises nothing about values.
         Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(first), count) })
     }
+
+    /// Eight words at a time: a loop over single atomic loads is not unrolled by the compiler.
+    #[inline]
+    fn copy(&self, first: usize, into: &mut [u64]) {
+        let Some(words) = self.range(first, into.len()) else {
+            into.fill(0);
+            return;
+        };
+        let (blocks, rest) = words.as_chunks::<BLOCK>();
+        let (places, tail) = into.as_chunks_mut::<BLOCK>();
+        for (place, block) in places.iter_mut().zip(blocks) {
+            for (to, from) in place.iter_mut().zip(block) {
+                *to = from.load(Relaxed);
+            }
+        }
+        for (to, from) in tail.iter_mut().zip(rest) {
+            *to = from.load(Relaxed);
+        }
+    }
 }
 
 impl Drop for Mapping {
@@ -74,11 +96,16 @@ impl Drop for Mapping {
 }
 
 /// Somebody else's memory, read-only.
-pub(crate) struct PeerMap(Mapping);
+pub(crate) struct PeerMap(Arc<Mapping>);
 
 impl PeerMap {
     pub(crate) fn new(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<PeerMap> {
-        Ok(PeerMap(Mapping::new(fd, bytes, ProtFlags::PROT_READ)?))
+        Ok(PeerMap(Arc::new(Mapping::new(fd, bytes, ProtFlags::PROT_READ)?)))
+    }
+
+    /// One word to be looked at again and again; `None` outside the memory.
+    pub(crate) fn word(&self, word: usize) -> Option<Word> {
+        Some(Word { word: NonNull::from(self.0.word(word)?), _mapping: self.0.clone() })
     }
 }
 
@@ -89,21 +116,34 @@ impl Words for PeerMap {
     }
 
     #[inline]
-    fn four(&self, first: usize) -> [u64; 4] {
-        match self.0.range(first, 4) {
-            Some([a, b, c, d]) => [a, b, c, d].map(|word| word.load(Relaxed)),
-            _ => [0; 4],
-        }
-    }
-
-    #[inline]
-    fn append(&self, first: usize, count: usize, into: &mut Vec<u64>) {
-        into.extend(self.0.range(first, count).unwrap_or(&[]).iter().map(|word| word.load(Relaxed)));
+    fn copy(&self, first: usize, into: &mut [u64]) {
+        self.0.copy(first, into);
     }
 }
 
-/// Our own memory.
-pub(crate) struct OwnMap(Mapping);
+/// One word of somebody else's memory, found once: a look is a single load.
+pub(crate) struct Word {
+    word: NonNull<AtomicU64>,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: as for the mapping, which it keeps alive; it is looked at through atomic loads alone.
+unsafe impl Send for Word {}
+// SAFETY: as above.
+unsafe impl Sync for Word {}
+
+impl Word {
+    #[inline]
+    pub(crate) fn load(&self) -> u64 {
+        // SAFETY: `PeerMap::word`, the only constructor, took it from a reference into the mapping, which `_mapping`
+        // keeps mapped for as long as `self` lives.
+        unsafe { self.word.as_ref() }.load(Relaxed)
+    }
+}
+
+/// Our own memory. Its owners within the process share it; each writes its own words.
+#[derive(Clone)]
+pub(crate) struct OwnMap(Arc<Mapping>);
 
 impl OwnMap {
     /// Maps memory of which this process is to be the one writer. A fork does not get it, so that a child that
@@ -112,7 +152,7 @@ impl OwnMap {
         let mapping = Mapping::new(fd, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         // SAFETY: the range is exactly our new mapping, and the advice changes nothing in this process.
         unsafe { madvise(mapping.base.cast(), mapping.words * WORD, MmapAdvise::MADV_DONTFORK)? };
-        Ok(OwnMap(mapping))
+        Ok(OwnMap(Arc::new(mapping)))
     }
 
     /// Touches every page, so that it is charged to the owner and not to the first reader.
@@ -130,16 +170,8 @@ impl Words for OwnMap {
     }
 
     #[inline]
-    fn four(&self, first: usize) -> [u64; 4] {
-        match self.0.range(first, 4) {
-            Some([a, b, c, d]) => [a, b, c, d].map(|word| word.load(Relaxed)),
-            _ => [0; 4],
-        }
-    }
-
-    #[inline]
-    fn append(&self, first: usize, count: usize, into: &mut Vec<u64>) {
-        into.extend(self.0.range(first, count).unwrap_or(&[]).iter().map(|word| word.load(Relaxed)));
+    fn copy(&self, first: usize, into: &mut [u64]) {
+        self.0.copy(first, into);
     }
 }
 
@@ -159,24 +191,32 @@ impl OwnWords for OwnMap {
     }
 
     #[inline]
-    fn store_four(&self, first: usize, values: [u64; 4]) {
-        for (word, value) in self.0.range(first, 4).unwrap_or(&[]).iter().zip(values) {
-            word.store(value, Relaxed);
+    fn store_all(&self, first: usize, words: &[u64], bytes: &[u8]) {
+        let count = words.len() + bytes.len().div_ceil(WORD);
+        let Some((ahead, behind)) = self.0.range(first, count).and_then(|all| all.split_at_checked(words.len())) else {
+            return;
+        };
+        for (word, value) in ahead.iter().zip(words) {
+            word.store(*value, Relaxed);
         }
+        store_bytes(behind, bytes);
     }
+}
 
-    #[inline]
-    fn store_bytes(&self, first: usize, bytes: &[u8]) {
-        let Some(words) = self.0.range(first, bytes.len().div_ceil(WORD)) else { return };
-        let (whole, rest) = bytes.as_chunks::<WORD>();
-        for (word, value) in words.iter().zip(whole) {
+/// Bytes as words, eight words at a time; the last word is padded with zeroes.
+#[inline]
+fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
+    let (blocks, rest) = bytes.as_chunks::<{ BLOCK * WORD }>();
+    let (places, tail) = words.split_at(blocks.len() * BLOCK);
+    for (place, block) in places.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+        for (word, value) in place.iter().zip(block.as_chunks::<WORD>().0) {
             word.store(u64::from_le_bytes(*value), Relaxed);
         }
-        if !rest.is_empty() {
-            let mut last = [0; WORD];
-            last[..rest.len()].copy_from_slice(rest);
-            words[whole.len()].store(u64::from_le_bytes(last), Relaxed);
-        }
+    }
+    for (word, bytes) in tail.iter().zip(rest.chunks(WORD)) {
+        let mut value = [0; WORD];
+        value[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(value), Relaxed);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writing into the own ring.
 
-use crate::layout::{self, MARKS, RECORD_HEADER};
+use crate::layout::{self, MARKS};
 use crate::record::{Header, size_of};
 use crate::slots::Slot;
 use crate::sync::Ordering::Release;
@@ -14,6 +14,7 @@ pub(crate) struct Need {
 }
 
 impl Need {
+    #[inline]
     pub(crate) fn total(self) -> u64 {
         self.pad + self.size
     }
@@ -28,6 +29,7 @@ pub(crate) struct RingWriter {
     intent_word: usize,
     incarnation: u16,
     ring: u64,
+    /// Where the next record goes. Shown to the readers by [`RingWriter::commit`].
     head: u64,
     /// The private limit: nothing from here on may be overwritten.
     gate: u64,
@@ -84,7 +86,7 @@ impl RingWriter {
     }
 
     /// Writes a record that [`RingWriter::fits`]; nobody sees it before [`RingWriter::commit`]. `header` is complete
-    /// but for its position and incarnation.
+    /// but for its position and incarnation. Its position.
     #[inline]
     pub(crate) fn write(
         &mut self,
@@ -93,37 +95,46 @@ impl RingWriter {
         header: Header,
         prefix: Option<u128>,
         payload: &[u8],
-    ) {
+    ) -> u64 {
         words.store(self.intent_word, self.head + need.total());
         // Release: pairs with the Acquire fence in `RingReader::overtaken`. A reader that sees any byte written from
         // here on sees the intent as well.
         fence(Release);
-        if need.pad > 0 {
-            self.put(words, self.head, Header::pad(self.head, need.pad, self.incarnation));
-        }
         let position = self.head + need.pad;
-        let header = Header { position, incarnation: self.incarnation, ..header };
-        self.put(words, position, header);
-        let mut at = layout::ring(position + RECORD_HEADER, self.ring);
-        if let Some(prefix) = prefix {
-            words.store(at, prefix as u64);
-            words.store(at + 1, (prefix >> 64) as u64);
-            at += 2;
+        if need.pad > 0 {
+            self.pad(words, need.pad);
         }
-        words.store_bytes(at, payload);
+        let header = Header { position, incarnation: self.incarnation, ..header }.to_words();
+        let at = layout::ring(position, self.ring);
+        match prefix {
+            None => words.store_all(at, &header, payload),
+            Some(prefix) => {
+                let [a, b, c, d] = header;
+                words.store_all(at, &[a, b, c, d, prefix as u64, (prefix >> 64) as u64], payload);
+            }
+        }
+        self.mark(words, position);
+        self.head = position + need.size;
+        position
     }
 
-    /// Makes the record exist.
+    /// Makes everything that was written exist.
     #[inline]
-    pub(crate) fn commit(&mut self, words: &impl OwnWords, need: Need) {
-        self.head += need.total();
+    pub(crate) fn commit(&self, words: &impl OwnWords) {
         // Release: pairs with the Acquire fence after a reader's load of the head.
         words.publish(self.head_word, self.head);
     }
 
+    #[cold]
+    fn pad(&mut self, words: &impl OwnWords, bytes: u64) {
+        let header = Header::pad(self.head, bytes, self.incarnation).to_words();
+        words.store_all(layout::ring(self.head, self.ring), &header, &[]);
+        self.mark(words, self.head);
+    }
+
+    /// Leaves word of the first border in each eighth of the ring.
     #[inline]
-    fn put(&mut self, words: &impl OwnWords, position: u64, header: Header) {
-        words.store_four(layout::ring(position, self.ring), header.to_words());
+    fn mark(&mut self, words: &impl OwnWords, position: u64) {
         let part = (position & (self.ring - 1)) >> self.part;
         if self.marked != part {
             self.marked = part;

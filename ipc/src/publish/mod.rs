@@ -1,0 +1,321 @@
+//! Publishing: who hears a message, whether there is room for it, and who has to be woken.
+//!
+//! One [`Publisher`] per participant; `&mut self` makes "one writer" a fact. A publish that nobody hears writes
+//! nothing; one that somebody hears is one copy into the own ring, whatever the number of subscribers, and a system
+//! call only for those that sleep.
+//!
+//! Each step has a room: `channels` (the private copy of the directory), `readers` (the others, and their sleep),
+//! `keeping` (what may not be overwritten), `room` (the gate), `wait` (a full ring, stalls), `batch` (many at once).
+//!
+//! Invariants
+//! - Nothing kept and unread is overwritten, but for readers that are stalled, down or lossy (the supervisor).
+//! - Every wait ends: with room, or at the stall timeout.
+//! - Nobody sleeps on a message that was written before the publisher waits or returns.
+
+mod batch;
+mod channels;
+mod keeping;
+mod message;
+mod readers;
+mod room;
+mod wait;
+
+use std::sync::Arc;
+
+use crate::bell::Ear;
+use crate::directory::{DirectoryReader, SlotState};
+use crate::grace::Grace;
+use crate::layout::{MAX_SLOTS, record_limit};
+use crate::map::{OwnMap, Word};
+use crate::participant::Shared;
+use crate::record::{FLAG_SESSION, FLAG_TO_ONE, Header, TO_ALL};
+use crate::ring::{Need, RingWriter, Waker};
+use crate::slots::{ChannelId, SUPERVISOR, Slot, SlotSet};
+use crate::sync::Ordering::Acquire;
+use crate::sync::fence;
+
+pub use batch::Batch;
+use batch::Pending;
+use channels::Channels;
+use keeping::{Extent, Keeping};
+pub use message::{Outgoing, PublishError, Published, To};
+use readers::Readers;
+use room::Running;
+
+/// The writing owner of a participant's outbox.
+pub struct Publisher {
+    own: OwnMap,
+    /// The directory's version, looked at with every message.
+    version: Word,
+    writer: RingWriter,
+    channels: Channels,
+    keeping: Keeping,
+    readers: Readers,
+    /// Number of the next message to each slot alone.
+    directed: Vec<u32>,
+    /// What a batch still has to show and to whom.
+    pending: Pending,
+    shared: Arc<Shared>,
+    changes: u64,
+    directory: Arc<DirectoryReader>,
+    running: Running,
+    grace: Grace,
+    ear: Option<Ear>,
+    stalls: u64,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("writer", &self.writer).finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    pub(crate) fn new(shared: Arc<Shared>) -> Publisher {
+        let place = &shared.place;
+        let directory = shared.table().directory.clone();
+        Publisher {
+            own: shared.own.clone(),
+            version: directory.version_word(),
+            writer: RingWriter::new(place.slot, place.incarnation, place.ring_bytes, place.base),
+            channels: Channels::default(),
+            keeping: Keeping::new(place.slot),
+            readers: Readers::new(),
+            directed: vec![0; MAX_SLOTS],
+            pending: Pending::default(),
+            running: Running::default(),
+            grace: Grace::default(),
+            ear: None,
+            stalls: 0,
+            changes: 0,
+            directory,
+            shared,
+        }
+    }
+
+    /// Publishes if there is room; never waits.
+    ///
+    /// # Errors
+    /// [`PublishError::Full`] when there is none, and what is wrong with the message.
+    #[inline]
+    pub fn try_publish(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
+        self.attempt(channel, message).map_err(|error| self.reject(channel, error))
+    }
+
+    /// As [`Publisher::try_publish`], but a refusal is not counted yet: the caller tries again, or calls
+    /// [`Publisher::reject`].
+    #[inline]
+    pub(crate) fn attempt(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
+        let published = self.write(channel, &message)?;
+        if published.position.is_some() {
+            self.writer.commit(&self.own);
+            self.wake(channel, message.to);
+        }
+        Ok(published)
+    }
+
+    /// Publishes; waits for room, at most for the herd's stall timeout. A reader that does not move for that long is
+    /// stalled from then on: it misses messages and delays nobody until it has caught up.
+    ///
+    /// # Errors
+    /// [`PublishError::Full`] when readers moved, but not enough, and what is wrong with the message.
+    #[inline]
+    pub fn publish(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
+        self.publish_with(channel, message, || {})
+    }
+
+    /// Like [`Publisher::publish`], and calls `relief` now and then while it waits: two publishers that wait for each
+    /// other get on if each drains its own inbound rings meanwhile.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline]
+    pub fn publish_with(
+        &mut self,
+        channel: ChannelId,
+        message: Outgoing<'_>,
+        relief: impl FnMut(),
+    ) -> Result<Published, PublishError> {
+        match self.attempt(channel, message) {
+            Err(PublishError::Full) => self.publish_waiting(channel, message, relief),
+            other => other.map_err(|error| self.reject(channel, error)),
+        }
+    }
+
+    /// Starts a batch: many messages, one fence and one look at the park words when it is dropped.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
+    /// How often a reader was declared stalled.
+    pub fn stalls(&self) -> u64 {
+        self.stalls
+    }
+
+    /// The readers that are stalled now.
+    pub fn stalled(&self) -> SlotSet {
+        self.keeping.stalled()
+    }
+
+    /// Position of the next record.
+    pub fn head(&self) -> u64 {
+        self.writer.head()
+    }
+
+    /// The most bytes that one message may have.
+    pub fn limit(&self) -> u64 {
+        record_limit(self.shared.place.ring_bytes).min(self.shared.place.max_message)
+    }
+
+    /// Writes a message into the ring, or counts it when nobody hears it. It is not committed and nobody is woken yet.
+    #[inline]
+    fn write(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Published, PublishError> {
+        self.refresh(channel)?;
+        match message.to {
+            To::Subscribers => self.write_for_all(channel, message),
+            To::Slot(slot) => self.write_for_one(channel, message, slot),
+        }
+    }
+
+    #[inline]
+    fn write_for_all(&mut self, id: ChannelId, message: &Outgoing<'_>) -> Result<Published, PublishError> {
+        let length = message.length();
+        let Some(channel) = self.channels.at(id) else { return Err(PublishError::UnknownChannel(id)) };
+        if length > channel.limit {
+            return Err(PublishError::TooLarge { bytes: length, limit: channel.limit });
+        }
+        if !channel.heard {
+            channel.count_published(&self.own, id);
+            return Ok(Published { position: None });
+        }
+        let need = self.room(length)?;
+        let Some(channel) = self.channels.at(id) else { return Err(PublishError::UnknownChannel(id)) };
+        let sequence = channel.sequence;
+        channel.sequence = sequence.wrapping_add(1);
+        channel.count_published(&self.own, id);
+        let header = header(id, message, length, TO_ALL, sequence);
+        let position = self.writer.write(&self.own, need, header, message.session, message.payload);
+        if need.pad > 0 || !self.keeping.continues(id) {
+            let extent = Extent { start: position - need.pad, position, end: self.writer.head() };
+            self.keeping.begin(id, &channel.subscribers, extent, &self.readers, &self.own);
+        }
+        Ok(Published { position: Some(position) })
+    }
+
+    fn write_for_one(&mut self, id: ChannelId, message: &Outgoing<'_>, slot: Slot) -> Result<Published, PublishError> {
+        let length = message.length();
+        let limit = self.channels.at(id).ok_or(PublishError::UnknownChannel(id))?.limit;
+        if length > limit {
+            return Err(PublishError::TooLarge { bytes: length, limit });
+        }
+        self.check_slot(slot)?;
+        let need = self.room(length)?;
+        let sequence = self.directed[usize::from(slot)];
+        self.directed[usize::from(slot)] = sequence.wrapping_add(1);
+        let header = header(id, message, length, slot, sequence);
+        let position = self.writer.write(&self.own, need, header, message.session, message.payload);
+        let extent = Extent { start: position - need.pad, position, end: self.writer.head() };
+        self.keeping.keep_for_one(slot, extent, &self.readers, &self.own);
+        if let Some(channel) = self.channels.at(id) {
+            channel.count_published(&self.own, id);
+        }
+        Ok(Published { position: Some(position) })
+    }
+
+    #[inline]
+    fn room(&mut self, length: u64) -> Result<Need, PublishError> {
+        let need = self.writer.need(length);
+        if self.writer.fits(need) || self.find_room(need) { Ok(need) } else { Err(PublishError::Full) }
+    }
+
+    /// Wakes whom a committed message is for.
+    #[inline]
+    fn wake(&mut self, channel: ChannelId, to: To) {
+        Waker::fence();
+        match to {
+            To::Slot(slot) => self.readers.wake(slot),
+            To::Subscribers => {
+                let Some(channel) = self.channels.at(channel) else { return };
+                for listener in &channel.listeners {
+                    let park = listener.park.load();
+                    if Waker::is_parked(park) {
+                        self.readers.ring(listener.slot, park);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the private copy of a channel's entry current. Two loads and two comparisons if nothing has changed.
+    #[inline]
+    fn refresh(&mut self, channel: ChannelId) -> Result<(), PublishError> {
+        if self.changes != self.shared.changes() {
+            self.catch_up();
+        }
+        let version = self.version.load();
+        match self.channels.at(channel) {
+            Some(view) if view.is_current(version) => Ok(()),
+            _ => self.reread(channel, version),
+        }
+    }
+
+    #[cold]
+    fn reread(&mut self, channel: ChannelId, version: u64) -> Result<(), PublishError> {
+        // Acquire: pairs with the Release in `Directory::bump`.
+        fence(Acquire);
+        let entry = self.directory.entry_of(channel).ok_or(PublishError::UnknownChannel(channel))?;
+        self.keeping.settle(self.writer.head());
+        self.pending.forget_channel();
+        self.channels.renew(channel, version, &entry, self.shared.place.slot, self.limit(), &self.readers);
+        Ok(())
+    }
+
+    /// Takes over what Control changed: peers that came or went, a new directory.
+    #[cold]
+    fn catch_up(&mut self) {
+        self.changes = self.shared.changes();
+        self.keeping.settle(self.writer.head());
+        let table = self.shared.table();
+        let keeping = &mut self.keeping;
+        self.readers.renew(&table.newest, |slot| keeping.renew(slot));
+        if !Arc::ptr_eq(&self.directory, &table.directory) {
+            self.directory = table.directory.clone();
+            self.version = self.directory.version_word();
+            self.running.forget();
+        }
+        self.channels.forget_all();
+    }
+
+    fn check_slot(&self, slot: Slot) -> Result<(), PublishError> {
+        let here = usize::from(slot) < MAX_SLOTS && slot != self.shared.place.slot;
+        let known = here && (self.readers.is_here(slot) || slot == SUPERVISOR);
+        // A slot that is down keeps what is sent to it for its successor.
+        if known || (here && self.directory.slot(slot).state != SlotState::Free) {
+            Ok(())
+        } else {
+            Err(PublishError::NobodyThere(slot))
+        }
+    }
+
+    /// Counts a refusal.
+    #[cold]
+    pub(crate) fn reject(&mut self, channel: ChannelId, error: PublishError) -> PublishError {
+        self.channels.count_rejected(&self.own, channel);
+        error
+    }
+}
+
+/// The header of a message, complete but for its position and incarnation.
+#[inline]
+fn header(channel: ChannelId, message: &Outgoing<'_>, length: u64, to: u16, sequence: u32) -> Header {
+    Header {
+        length: length as u32,
+        kind: Header::KIND_MESSAGE,
+        tag: message.tag as u8,
+        flags: (u8::from(to != TO_ALL) * FLAG_TO_ONE) | (u8::from(message.session.is_some()) * FLAG_SESSION),
+        channel: channel.0,
+        to,
+        sequence,
+        ..Header::default()
+    }
+}
