@@ -24,7 +24,7 @@ const PAGE_WORDS: usize = 4096 / WORD;
 /// Words that are copied in one go.
 const BLOCK: usize = 8;
 
-/// Mapped words, unmapped on drop.
+/// Mapped memory, unmapped on drop.
 struct Mapping {
     base: NonNull<AtomicU64>,
     words: usize,
@@ -46,31 +46,47 @@ impl Mapping {
         let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, 0)? };
         Ok(Mapping { base: base.cast(), words: length.get() / WORD })
     }
+}
 
-    #[inline]
-    fn word(&self, word: usize) -> Option<&AtomicU64> {
-        if word >= self.words {
-            return None;
-        }
-        // SAFETY: in bounds by the line above; `base` maps `words` aligned words until `self` drops (set once, by the
-        // only constructor) of a file that `memory` has sealed against shrinking, so that an access cannot fault.
-        // The owner stores at any time, hence an atomic.
-        Some(unsafe { self.base.add(word).as_ref() })
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with exactly this length, and no reference outlives `self`.
+        let unmapped = unsafe { munmap(self.base.cast(), self.words * WORD) };
+        debug_assert!(unmapped.is_ok(), "a mapping can always be unmapped whole");
+    }
+}
+
+/// The words of a mapping, which it keeps mapped. Holds its own copy of where they are: what is looked at with every
+/// message should not be looked up first.
+#[derive(Clone)]
+struct Mapped {
+    base: NonNull<AtomicU64>,
+    words: usize,
+    mapping: Arc<Mapping>,
+}
+
+// SAFETY: as for the mapping.
+unsafe impl Send for Mapped {}
+// SAFETY: as for the mapping.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(fd: BorrowedFd<'_>, bytes: u64, protection: ProtFlags) -> io::Result<Mapped> {
+        let mapping = Arc::new(Mapping::new(fd, bytes, protection)?);
+        Ok(Mapped { base: mapping.base, words: mapping.words, mapping })
     }
 
     #[inline]
-    fn range(&self, first: usize, count: usize) -> Option<&[AtomicU64]> {
-        if first > self.words || count > self.words - first {
-            return None;
-        }
-        // SAFETY: as in `word`, for `count` words from `first` on; a slice of atomics promises nothing about values.
-        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(first), count) })
+    fn all(&self) -> &[AtomicU64] {
+        // SAFETY: `base` maps `words` aligned words (both copied from the mapping by the only constructor) for as long as
+        // `mapping` lives, of a file that `memory` has sealed against shrinking, so that an access cannot fault. The
+        // owner stores at any time, hence atomics; a slice of them promises nothing about values.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
     }
 
     /// Eight words at a time: a loop over single atomic loads is not unrolled by the compiler.
-    #[inline]
     fn copy(&self, first: usize, into: &mut [u64]) {
-        let Some(words) = self.range(first, into.len()) else {
+        let Some(words) = self.all().get(first..).and_then(|rest| rest.get(..into.len())) else {
             into.fill(0);
             return;
         };
@@ -87,32 +103,24 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new` with exactly this length, and no reference outlives `self`.
-        let unmapped = unsafe { munmap(self.base.cast(), self.words * WORD) };
-        debug_assert!(unmapped.is_ok(), "a mapping can always be unmapped whole");
-    }
-}
-
 /// Somebody else's memory, read-only.
-pub(crate) struct PeerMap(Arc<Mapping>);
+pub(crate) struct PeerMap(Mapped);
 
 impl PeerMap {
     pub(crate) fn new(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<PeerMap> {
-        Ok(PeerMap(Arc::new(Mapping::new(fd, bytes, ProtFlags::PROT_READ)?)))
+        Ok(PeerMap(Mapped::new(fd, bytes, ProtFlags::PROT_READ)?))
     }
 
     /// One word to be looked at again and again; `None` outside the memory.
     pub(crate) fn word(&self, word: usize) -> Option<Word> {
-        Some(Word { word: NonNull::from(self.0.word(word)?), _mapping: self.0.clone() })
+        Some(Word { word: NonNull::from(self.0.all().get(word)?), _mapping: self.0.mapping.clone() })
     }
 }
 
 impl Words for PeerMap {
     #[inline]
     fn load(&self, word: usize) -> u64 {
-        self.0.word(word).map_or(0, |word| word.load(Relaxed))
+        self.0.all().get(word).map_or(0, |word| word.load(Relaxed))
     }
 
     #[inline]
@@ -143,16 +151,16 @@ impl Word {
 
 /// Our own memory. Its owners within the process share it; each writes its own words.
 #[derive(Clone)]
-pub(crate) struct OwnMap(Arc<Mapping>);
+pub(crate) struct OwnMap(Mapped);
 
 impl OwnMap {
     /// Maps memory of which this process is to be the one writer. A fork does not get it, so that a child that
     /// touches it dies instead of writing into it as well.
     pub(crate) fn new(fd: BorrowedFd<'_>, bytes: u64) -> io::Result<OwnMap> {
-        let mapping = Mapping::new(fd, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let mapped = Mapped::new(fd, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         // SAFETY: the range is exactly our new mapping, and the advice changes nothing in this process.
-        unsafe { madvise(mapping.base.cast(), mapping.words * WORD, MmapAdvise::MADV_DONTFORK)? };
-        Ok(OwnMap(Arc::new(mapping)))
+        unsafe { madvise(mapped.base.cast(), mapped.words * WORD, MmapAdvise::MADV_DONTFORK)? };
+        Ok(OwnMap(mapped))
     }
 
     /// Touches every page, so that it is charged to the owner and not to the first reader.
@@ -161,12 +169,19 @@ impl OwnMap {
             self.store(word, self.load(word));
         }
     }
+
+    /// The same words, held in registers where many are written at once: behind a fence a compiler looks at
+    /// everything anew that lies in memory.
+    #[inline]
+    pub(crate) fn view(&self) -> OwnView<'_> {
+        OwnView { words: self.0.all() }
+    }
 }
 
 impl Words for OwnMap {
     #[inline]
     fn load(&self, word: usize) -> u64 {
-        self.0.word(word).map_or(0, |word| word.load(Relaxed))
+        self.view().load(word)
     }
 
     #[inline]
@@ -178,42 +193,99 @@ impl Words for OwnMap {
 impl OwnWords for OwnMap {
     #[inline]
     fn store(&self, word: usize, value: u64) {
-        if let Some(word) = self.0.word(word) {
+        self.view().store(word, value);
+    }
+
+    #[inline]
+    fn publish(&self, word: usize, value: u64) {
+        self.view().publish(word, value);
+    }
+
+    #[inline]
+    fn store_all<const N: usize>(&self, first: usize, words: [u64; N], bytes: &[u8]) {
+        self.view().store_all(first, words, bytes);
+    }
+}
+
+/// Our own memory while a record is written.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnView<'a> {
+    words: &'a [AtomicU64],
+}
+
+impl Words for OwnView<'_> {
+    #[inline]
+    fn load(&self, word: usize) -> u64 {
+        self.words.get(word).map_or(0, |word| word.load(Relaxed))
+    }
+}
+
+impl OwnWords for OwnView<'_> {
+    #[inline]
+    fn store(&self, word: usize, value: u64) {
+        if let Some(word) = self.words.get(word) {
             word.store(value, Relaxed);
         }
     }
 
     #[inline]
     fn publish(&self, word: usize, value: u64) {
-        if let Some(word) = self.0.word(word) {
+        if let Some(word) = self.words.get(word) {
             word.store(value, Release);
         }
     }
 
-    #[inline]
-    fn store_all(&self, first: usize, words: &[u64], bytes: &[u8]) {
-        let count = words.len() + bytes.len().div_ceil(WORD);
-        let Some((ahead, behind)) = self.0.range(first, count).and_then(|all| all.split_at_checked(words.len())) else {
-            return;
-        };
+    // Always: it is most of a publish, and most of it is known where it is called.
+    #[inline(always)]
+    fn store_all<const N: usize>(&self, first: usize, words: [u64; N], bytes: &[u8]) {
+        let count = N + bytes.len().div_ceil(WORD);
+        let Some(room) = self.words.get(first..).and_then(|rest| rest.get(..count)) else { return };
+        let Some((ahead, behind)) = room.split_first_chunk::<N>() else { return };
         for (word, value) in ahead.iter().zip(words) {
-            word.store(*value, Relaxed);
+            word.store(value, Relaxed);
         }
         store_bytes(behind, bytes);
     }
+
+    #[inline]
+    fn expect_store(&self, first: usize) {
+        if let Some(word) = self.words.get(first) {
+            prefetch_for_write(word);
+        }
+    }
 }
 
-/// Bytes as words, eight words at a time; the last word is padded with zeroes.
+/// Fetches the line of a word for writing, where the processor can be asked to.
 #[inline]
+fn prefetch_for_write(word: &AtomicU64) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that changes nothing but caches; the address is that of a mapped word. Processors that do not know
+    // the instruction take it for one that does nothing.
+    unsafe {
+        std::arch::asm!("prefetchw [{word}]", word = in(reg) word, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = word;
+}
+
+/// Bytes as words, eight words at a time; the last word is padded with zeroes. As many as there is room for.
+#[inline(always)]
 fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
     let (blocks, rest) = bytes.as_chunks::<{ BLOCK * WORD }>();
-    let (places, tail) = words.split_at(blocks.len() * BLOCK);
-    for (place, block) in places.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+    let (places, _) = words.as_chunks::<BLOCK>();
+    for (place, block) in places.iter().zip(blocks) {
         for (word, value) in place.iter().zip(block.as_chunks::<WORD>().0) {
             word.store(u64::from_le_bytes(*value), Relaxed);
         }
     }
-    for (word, bytes) in tail.iter().zip(rest.chunks(WORD)) {
+    if !rest.is_empty() {
+        store_rest(&words[blocks.len() * BLOCK..], rest);
+    }
+}
+
+/// Less than a block.
+fn store_rest(words: &[AtomicU64], bytes: &[u8]) {
+    for (word, bytes) in words.iter().zip(bytes.chunks(WORD)) {
         let mut value = [0; WORD];
         value[..bytes.len()].copy_from_slice(bytes);
         word.store(u64::from_le_bytes(value), Relaxed);

@@ -36,14 +36,16 @@ pub(crate) trait OwnWords: Words {
     fn publish(&self, word: usize, value: u64);
     /// Stores words, and bytes as words behind them, from `first` on, relaxed, the last one padded with zeroes;
     /// ignored when they do not fit.
-    fn store_all(&self, first: usize, words: &[u64], bytes: &[u8]) {
-        for (index, value) in words.iter().enumerate() {
-            self.store(first + index, *value);
+    fn store_all<const N: usize>(&self, first: usize, words: [u64; N], bytes: &[u8]) {
+        for (index, value) in words.into_iter().enumerate() {
+            self.store(first + index, value);
         }
         for (index, bytes) in bytes.chunks(8).enumerate() {
             let mut value = [0; 8];
             value[..bytes.len()].copy_from_slice(bytes);
-            self.store(first + words.len() + index, u64::from_le_bytes(value));
+            self.store(first + N + index, u64::from_le_bytes(value));
         }
     }
+    /// A hint: the line of this word will be written soon.
+    fn expect_store(&self, _word: usize) {}
 }

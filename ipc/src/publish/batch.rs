@@ -1,6 +1,6 @@
 //! Many messages with one commit, one fence and one look at the park words.
 
-use super::{Outgoing, PublishError, Published, Publisher, To};
+use super::{Outgoing, PublishError, Published, Publisher, Refusal, To, Written};
 use crate::ring::Waker;
 use crate::slots::{ChannelId, SlotSet};
 
@@ -38,9 +38,10 @@ impl<'a> Batch<'a> {
         message: Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        match self.attempt(channel, message) {
-            Err(PublishError::Full) => self.publish_waiting(channel, message, relief),
-            other => other.map_err(|error| self.publisher.reject(channel, error)),
+        match self.attempt(channel, &message) {
+            Ok(written) => Ok(written.into()),
+            Err(Refusal::Full) => self.publish_waiting(channel, &message, relief),
+            Err(refusal) => Err(self.publisher.reject(channel, &message, refusal)),
         }
     }
 
@@ -48,24 +49,31 @@ impl<'a> Batch<'a> {
     fn publish_waiting(
         &mut self,
         channel: ChannelId,
-        message: Outgoing<'_>,
+        message: &Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        self.publisher.wait_for_room(channel, &message, relief)?;
+        let room = self.publisher.wait_for_room(message, relief);
         self.publisher.pending.begin(self.publisher.writer.head());
         // The gate was refreshed for this very message, and nobody else writes.
-        self.attempt(channel, message)
+        let written = room.and_then(|()| self.attempt(channel, message));
+        written.map(Published::from).map_err(|refusal| self.publisher.reject(channel, message, refusal))
     }
 
     /// As [`Batch::try_publish`], but a refusal is not counted yet.
     #[inline]
-    pub(crate) fn attempt(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
+    pub(crate) fn attempt(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
         let publisher = &mut *self.publisher;
-        let published = publisher.write(channel, &message)?;
-        if published.position.is_some() {
+        let written = publisher.write(channel, message)?;
+        if written.is_some() {
             publisher.remember(channel, message.to);
         }
-        Ok(published)
+        Ok(written)
+    }
+
+    /// As [`Publisher::reject`].
+    #[cfg(feature = "tokio")]
+    pub(crate) fn reject(&mut self, channel: ChannelId, message: &Outgoing<'_>, refusal: Refusal) -> PublishError {
+        self.publisher.reject(channel, message, refusal)
     }
 
     /// As [`Publisher::try_publish`], but nobody is woken yet.
@@ -74,7 +82,10 @@ impl<'a> Batch<'a> {
     /// As [`Publisher::try_publish`].
     #[inline]
     pub fn try_publish(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        self.attempt(channel, message).map_err(|error| self.publisher.reject(channel, error))
+        match self.attempt(channel, &message) {
+            Ok(written) => Ok(written.into()),
+            Err(refusal) => Err(self.publisher.reject(channel, &message, refusal)),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What goes in and what comes back: messages on their way out, and why one was not published.
 
+use std::num::NonZeroU64;
+
 use crate::record::SESSION_BYTES;
 use crate::slots::{ChannelId, Slot};
 use crate::tag::Tag;
@@ -79,5 +81,28 @@ impl PublishError {
             PublishError::UnknownChannel(_) => Some("get the channel from the client, by its name"),
             PublishError::NobodyThere(_) => None,
         }
+    }
+}
+
+/// Why a message was not written: what a [`PublishError`] says beside what the caller knows anyway.
+///
+/// As large as a position, so that the answer of the hot path stays in registers. Through memory it would be read in
+/// larger parts than it was written, which waits until every store of the record has left the processor's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Refusal {
+    Full,
+    TooLarge,
+    UnknownChannel,
+    NobodyThere,
+}
+
+/// Where a message was written, if anybody hears it. No position is 0.
+pub(crate) type Written = Option<NonZeroU64>;
+
+impl From<Written> for Published {
+    #[inline]
+    fn from(written: Written) -> Published {
+        Published { position: written.map(NonZeroU64::get) }
     }
 }

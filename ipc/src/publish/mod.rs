@@ -20,6 +20,7 @@ mod readers;
 mod room;
 mod wait;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::bell::Ear;
@@ -39,6 +40,7 @@ use batch::Pending;
 use channels::Channels;
 use keeping::{Extent, Keeping};
 pub use message::{Outgoing, PublishError, Published, To};
+pub(crate) use message::{Refusal, Written};
 use readers::Readers;
 use room::Running;
 
@@ -99,19 +101,23 @@ impl Publisher {
     /// [`PublishError::Full`] when there is none, and what is wrong with the message.
     #[inline]
     pub fn try_publish(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        self.attempt(channel, message).map_err(|error| self.reject(channel, error))
+        match self.attempt(channel, &message) {
+            Ok(written) => Ok(written.into()),
+            Err(refusal) => Err(self.reject(channel, &message, refusal)),
+        }
     }
 
     /// As [`Publisher::try_publish`], but a refusal is not counted yet: the caller tries again, or calls
-    /// [`Publisher::reject`].
+    /// [`Publisher::reject`]. The message is passed on by reference: a copy would go through memory in 128-bit parts,
+    /// which wait for the narrower stores that have just made it.
     #[inline]
-    pub(crate) fn attempt(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        let published = self.write(channel, &message)?;
-        if published.position.is_some() {
+    pub(crate) fn attempt(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
+        let written = self.write(channel, message)?;
+        if written.is_some() {
             self.writer.commit(&self.own);
             self.wake(channel, message.to);
         }
-        Ok(published)
+        Ok(written)
     }
 
     /// Publishes; waits for room, at most for the herd's stall timeout. A reader that does not move for that long is
@@ -136,9 +142,10 @@ impl Publisher {
         message: Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        match self.attempt(channel, message) {
-            Err(PublishError::Full) => self.publish_waiting(channel, message, relief),
-            other => other.map_err(|error| self.reject(channel, error)),
+        match self.attempt(channel, &message) {
+            Ok(written) => Ok(written.into()),
+            Err(Refusal::Full) => self.publish_waiting(channel, &message, relief),
+            Err(refusal) => Err(self.reject(channel, &message, refusal)),
         }
     }
 
@@ -169,7 +176,7 @@ impl Publisher {
 
     /// Writes a message into the ring, or counts it when nobody hears it. It is not committed and nobody is woken yet.
     #[inline]
-    fn write(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Published, PublishError> {
+    fn write(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
         self.refresh(channel)?;
         match message.to {
             To::Subscribers => self.write_for_all(channel, message),
@@ -178,54 +185,55 @@ impl Publisher {
     }
 
     #[inline]
-    fn write_for_all(&mut self, id: ChannelId, message: &Outgoing<'_>) -> Result<Published, PublishError> {
+    fn write_for_all(&mut self, id: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
         let length = message.length();
-        let Some(channel) = self.channels.at(id) else { return Err(PublishError::UnknownChannel(id)) };
+        let Some(channel) = self.channels.at(id) else { return Err(Refusal::UnknownChannel) };
         if length > channel.limit {
-            return Err(PublishError::TooLarge { bytes: length, limit: channel.limit });
+            return Err(Refusal::TooLarge);
         }
         if !channel.heard {
             channel.count_published(&self.own, id);
-            return Ok(Published { position: None });
+            return Ok(None);
         }
         let need = self.room(length)?;
-        let Some(channel) = self.channels.at(id) else { return Err(PublishError::UnknownChannel(id)) };
+        let Some(channel) = self.channels.at(id) else { return Err(Refusal::UnknownChannel) };
         let sequence = channel.sequence;
         channel.sequence = sequence.wrapping_add(1);
         channel.count_published(&self.own, id);
         let header = header(id, message, length, TO_ALL, sequence);
-        let position = self.writer.write(&self.own, need, header, message.session, message.payload);
+        let position = self.writer.write(&self.own.view(), need, header, message.session, message.payload);
         if need.pad > 0 || !self.keeping.continues(id) {
             let extent = Extent { start: position - need.pad, position, end: self.writer.head() };
             self.keeping.begin(id, &channel.subscribers, extent, &self.readers, &self.own);
         }
-        Ok(Published { position: Some(position) })
+        Ok(NonZeroU64::new(position))
     }
 
-    fn write_for_one(&mut self, id: ChannelId, message: &Outgoing<'_>, slot: Slot) -> Result<Published, PublishError> {
+    fn write_for_one(&mut self, id: ChannelId, message: &Outgoing<'_>, slot: Slot) -> Result<Written, Refusal> {
         let length = message.length();
-        let limit = self.channels.at(id).ok_or(PublishError::UnknownChannel(id))?.limit;
-        if length > limit {
-            return Err(PublishError::TooLarge { bytes: length, limit });
+        if length > self.channels.at(id).ok_or(Refusal::UnknownChannel)?.limit {
+            return Err(Refusal::TooLarge);
         }
-        self.check_slot(slot)?;
+        if !self.can_reach(slot) {
+            return Err(Refusal::NobodyThere);
+        }
         let need = self.room(length)?;
         let sequence = self.directed[usize::from(slot)];
         self.directed[usize::from(slot)] = sequence.wrapping_add(1);
         let header = header(id, message, length, slot, sequence);
-        let position = self.writer.write(&self.own, need, header, message.session, message.payload);
+        let position = self.writer.write(&self.own.view(), need, header, message.session, message.payload);
         let extent = Extent { start: position - need.pad, position, end: self.writer.head() };
         self.keeping.keep_for_one(slot, extent, &self.readers, &self.own);
         if let Some(channel) = self.channels.at(id) {
             channel.count_published(&self.own, id);
         }
-        Ok(Published { position: Some(position) })
+        Ok(NonZeroU64::new(position))
     }
 
     #[inline]
-    fn room(&mut self, length: u64) -> Result<Need, PublishError> {
+    fn room(&mut self, length: u64) -> Result<Need, Refusal> {
         let need = self.writer.need(length);
-        if self.writer.fits(need) || self.find_room(need) { Ok(need) } else { Err(PublishError::Full) }
+        if self.writer.fits(need) || self.find_room(need) { Ok(need) } else { Err(Refusal::Full) }
     }
 
     /// Wakes whom a committed message is for.
@@ -237,10 +245,7 @@ impl Publisher {
             To::Subscribers => {
                 let Some(channel) = self.channels.at(channel) else { return };
                 for listener in &channel.listeners {
-                    let park = listener.park.load();
-                    if Waker::is_parked(park) {
-                        self.readers.ring(listener.slot, park);
-                    }
+                    self.readers.wake_parked(listener.slot, listener.park.load());
                 }
             }
         }
@@ -248,7 +253,7 @@ impl Publisher {
 
     /// Makes the private copy of a channel's entry current. Two loads and two comparisons if nothing has changed.
     #[inline]
-    fn refresh(&mut self, channel: ChannelId) -> Result<(), PublishError> {
+    fn refresh(&mut self, channel: ChannelId) -> Result<(), Refusal> {
         if self.changes != self.shared.changes() {
             self.catch_up();
         }
@@ -260,10 +265,10 @@ impl Publisher {
     }
 
     #[cold]
-    fn reread(&mut self, channel: ChannelId, version: u64) -> Result<(), PublishError> {
+    fn reread(&mut self, channel: ChannelId, version: u64) -> Result<(), Refusal> {
         // Acquire: pairs with the Release in `Directory::bump`.
         fence(Acquire);
-        let entry = self.directory.entry_of(channel).ok_or(PublishError::UnknownChannel(channel))?;
+        let entry = self.directory.entry_of(channel).ok_or(Refusal::UnknownChannel)?;
         self.keeping.settle(self.writer.head());
         self.pending.forget_channel();
         self.channels.renew(channel, version, &entry, self.shared.place.slot, self.limit(), &self.readers);
@@ -286,22 +291,30 @@ impl Publisher {
         self.channels.forget_all();
     }
 
-    fn check_slot(&self, slot: Slot) -> Result<(), PublishError> {
+    /// Whether a slot is somebody's, and not our own.
+    fn can_reach(&self, slot: Slot) -> bool {
         let here = usize::from(slot) < MAX_SLOTS && slot != self.shared.place.slot;
         let known = here && (self.readers.is_here(slot) || slot == SUPERVISOR);
         // A slot that is down keeps what is sent to it for its successor.
-        if known || (here && self.directory.slot(slot).state != SlotState::Free) {
-            Ok(())
-        } else {
-            Err(PublishError::NobodyThere(slot))
-        }
+        known || (here && self.directory.slot(slot).state != SlotState::Free)
     }
 
-    /// Counts a refusal.
+    /// Counts a refusal; the error that the caller is told.
     #[cold]
-    pub(crate) fn reject(&mut self, channel: ChannelId, error: PublishError) -> PublishError {
-        self.channels.count_rejected(&self.own, channel);
-        error
+    pub(crate) fn reject(&mut self, id: ChannelId, message: &Outgoing<'_>, refusal: Refusal) -> PublishError {
+        self.channels.count_rejected(&self.own, id);
+        match refusal {
+            Refusal::Full => PublishError::Full,
+            Refusal::TooLarge => {
+                let limit = self.channels.at(id).map_or(0, |channel| channel.limit);
+                PublishError::TooLarge { bytes: message.length(), limit }
+            }
+            Refusal::UnknownChannel => PublishError::UnknownChannel(id),
+            Refusal::NobodyThere => match message.to {
+                To::Slot(slot) => PublishError::NobodyThere(slot),
+                To::Subscribers => unreachable!("subscribers are nobody in particular"),
+            },
+        }
     }
 }
 

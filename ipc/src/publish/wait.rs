@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::{Outgoing, PublishError, Published, Publisher};
+use super::{Outgoing, PublishError, Published, Publisher, Refusal};
 use crate::bell::Ear;
 use crate::layout;
 use crate::ring::ask_for_room;
@@ -71,21 +71,20 @@ impl Publisher {
     pub(super) fn publish_waiting(
         &mut self,
         channel: ChannelId,
-        message: Outgoing<'_>,
+        message: &Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        self.wait_for_room(channel, &message, relief)?;
         // The gate was refreshed for this very message, and nobody else writes.
-        self.attempt(channel, message)
+        let written = self.wait_for_room(message, relief).and_then(|()| self.attempt(channel, message));
+        written.map(Published::from).map_err(|refusal| self.reject(channel, message, refusal))
     }
 
     /// Waits for room for a message that just found none.
     pub(super) fn wait_for_room(
         &mut self,
-        channel: ChannelId,
         message: &Outgoing<'_>,
         mut relief: impl FnMut(),
-    ) -> Result<(), PublishError> {
+    ) -> Result<(), Refusal> {
         let mut wait = self.start_waiting(message);
         loop {
             relief();
@@ -100,7 +99,7 @@ impl Publisher {
                     break;
                 }
                 self.stop_asking();
-                return Err(self.reject(channel, PublishError::Full));
+                return Err(Refusal::Full);
             }
             self.sleep(wait.until);
         }

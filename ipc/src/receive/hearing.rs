@@ -23,11 +23,13 @@ pub(super) struct Hearing {
     /// The directory's version, looked at once per chunk.
     version: u64,
     channels: Vec<Channel>,
+    /// A channel, and how many messages of it were counted in a row.
+    row: (u16, u64),
 }
 
 impl Hearing {
     pub(super) fn new(me: Slot) -> Hearing {
-        Hearing { me, version: 0, channels: Vec::new() }
+        Hearing { me, version: 0, channels: Vec::new(), row: (0, 0) }
     }
 
     /// Looks at the directory's version. After a head was loaded: whoever published because we are subscribed is never
@@ -67,9 +69,27 @@ impl Hearing {
         subscribed.then_some(known.subscription)
     }
 
-    /// Counts messages that are handed over.
-    pub(super) fn count_delivered(&mut self, channel: u16, messages: u64, own: &OwnMap) {
-        if let Some(known) = self.at(channel) {
+    /// Counts a message that is handed over. Shown by [`Hearing::settle`], which comes before that.
+    #[inline]
+    pub(super) fn count_delivered(&mut self, channel: u16, own: &OwnMap) {
+        if channel != self.row.0 {
+            self.settle(own);
+            self.row.0 = channel;
+        }
+        self.row.1 += 1;
+    }
+
+    /// Forgets what was counted and not shown.
+    pub(super) fn discard(&mut self) {
+        self.row = (0, 0);
+    }
+
+    /// Shows what was counted.
+    pub(super) fn settle(&mut self, own: &OwnMap) {
+        let (channel, messages) = std::mem::take(&mut self.row);
+        if messages > 0
+            && let Some(known) = self.at(channel)
+        {
             known.delivered += messages;
             own.store(layout::counter(ChannelId(channel), Counter::Delivered), known.delivered);
         }

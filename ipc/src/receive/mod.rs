@@ -2,7 +2,7 @@
 //! nothing.
 //!
 //! One [`Drain`] per participant. A turn goes from lane to lane (`lane`), copies a piece of a ring into private memory
-//! (`chunk`), decides what of it is for us (`hearing`) and what is missing (`sequences`, `losses`), shows the cursor,
+//! (`chunk`), decides what of it is for us (`walk`, `hearing`) and what is missing (`sequences`, `losses`), shows the cursor,
 //! and only then hands the messages over: what a dying instance had in hand is lost, never doubled. `park` is the rest.
 //!
 //! Invariants
@@ -17,18 +17,16 @@ mod lane;
 mod losses;
 mod park;
 mod sequences;
+mod walk;
 
 use std::sync::Arc;
 
 use crate::directory::DirectoryReader;
-use crate::layout::MAX_CHANNELS;
 use crate::map::OwnMap;
 use crate::participant::Shared;
-use crate::record::{Header, Kind, TO_ALL};
 use crate::ring::Taken;
 use crate::rule::Rule;
-use crate::slots::{ChannelId, Slot};
-use crate::tag::Tag;
+use crate::slots::Slot;
 
 use chunk::{Chunk, PIECE};
 pub use delivery::{Delivery, Turn};
@@ -38,6 +36,7 @@ use losses::Losses;
 pub use losses::{Loss, LossCause};
 pub use park::Announced;
 use park::Sleep;
+use walk::Walk;
 
 /// The usual limit for one turn.
 pub const TURN: usize = 256;
@@ -188,85 +187,33 @@ impl Drain {
         let walked = match taken {
             Taken::Empty => return Ok(()),
             Taken::Overtaken => None,
-            Taken::Bytes(bytes) => self.walk(index, bytes, budget).inspect_err(|_| self.chunk.discard())?,
+            Taken::Bytes(bytes) => self.walk(index).through(bytes, budget).inspect_err(|_| self.discard())?,
         };
         match walked {
-            Some(cursor) => {
-                let lane = &mut self.lanes[index];
-                lane.reader.advance(cursor);
-            }
+            Some(cursor) => self.lanes[index].reader.advance(cursor),
             None => self.lap(index)?,
         }
         self.lanes[index].show(&self.own);
         Ok(())
     }
 
-    /// Goes through the piece in hand; where to go on, or `None` if that is not to be found here.
-    fn walk(&mut self, index: usize, bytes: u64, budget: &mut Budget) -> Result<Option<u64>, Rule> {
-        let (start, mut at, mut taken) = (self.lanes[index].reader.cursor(), 0, bytes);
-        while at < taken && self.chunk.len() < budget.records {
-            let lane = &mut self.lanes[index];
-            let header = self.chunk.header(at);
-            let (kind, size) = match lane.reader.check(&header, start + at) {
-                Ok(found) => found,
-                // We may stand in the middle of nowhere, by a predecessor's fault.
-                Err(_) if lane.unproven => return Ok(None),
-                Err(rule) => return Err(rule),
-            };
-            lane.unproven = false;
-            let end = at + size;
-            let subscription = if kind == Kind::Message { self.subscription(&header) } else { None };
-            if end > taken {
-                let lane = &self.lanes[index];
-                if subscription.is_some() {
-                    let rest = self.chunk.room(taken, end);
-                    if !lane.reader.take_rest(&lane.peer.map, start + at, taken - at, rest)? {
-                        // Overtaken: what comes before it is whole.
-                        break;
-                    }
-                    budget.spend(end - taken);
-                }
-                taken = end;
-            }
-            if let Some(subscription) = subscription
-                && self.follow(index, &header, subscription)
-            {
-                self.chunk.add(at);
-            }
-            at = end;
-        }
-        Ok(Some(start + at))
+    /// A liar's piece: nothing of it is handed over or counted.
+    #[cold]
+    fn discard(&mut self) {
+        self.chunk.discard();
+        self.hearing.discard();
     }
 
-    /// Whether a message is for us, and under which number of our subscription; 0 for what is sent to us alone.
-    #[inline]
-    fn subscription(&mut self, header: &Header) -> Option<u32> {
-        match header.to {
-            TO_ALL => self.hearing.subscription(header.channel, &self.directory),
-            to => (to == self.shared.place.slot && usize::from(header.channel) < MAX_CHANNELS).then_some(0),
+    fn walk(&mut self, index: usize) -> Walk<'_> {
+        Walk {
+            me: self.shared.place.slot,
+            lane: &mut self.lanes[index],
+            chunk: &mut self.chunk,
+            hearing: &mut self.hearing,
+            losses: &mut self.losses,
+            directory: &self.directory,
+            own: &self.own,
         }
-    }
-
-    /// Counts what is missing in front of a message, and the message; whether it can be handed over.
-    #[inline]
-    fn follow(&mut self, index: usize, header: &Header, subscription: u32) -> bool {
-        let lane = &mut self.lanes[index];
-        let missing = match header.to {
-            TO_ALL => lane.sequences.follow(header.channel, subscription, header.sequence),
-            _ => lane.sequences.follow_directed(header.sequence),
-        };
-        let from = lane.peer.slot;
-        if missing != 0 {
-            let channel = (header.to == TO_ALL).then_some(ChannelId(header.channel));
-            self.lose(Loss { from, channel, records: u64::from(missing), bytes: 0, cause: LossCause::Lagged });
-        }
-        if Tag::from_number(header.tag).is_none() {
-            let channel = Some(ChannelId(header.channel));
-            self.lose(Loss { from, channel, records: 1, bytes: 0, cause: LossCause::UnknownTag });
-            return false;
-        }
-        self.hearing.count_delivered(header.channel, 1, &self.own);
-        true
     }
 
     /// Goes on where something is still whole, after the writer has overtaken us.
@@ -276,17 +223,10 @@ impl Drain {
         let lap = lane.reader.lap(&lane.peer.map)?;
         let from = lane.peer.slot;
         if !lap.resumed {
-            self.lose(Loss { from, channel: None, records: 0, bytes: lap.bytes, cause: LossCause::Lagged });
+            let loss = Loss { from, channel: None, records: 0, bytes: lap.bytes, cause: LossCause::Lagged };
+            self.losses.add(loss, &self.own);
         }
         Ok(())
-    }
-
-    #[cold]
-    fn lose(&mut self, loss: Loss) {
-        if let Some(channel) = loss.channel {
-            self.hearing.count_lost(channel.0, loss.records, &self.own);
-        }
-        self.losses.add(loss, &self.own);
     }
 
     /// Takes lanes out that are finished, or goes on to their next incarnation; whether there is one.

@@ -39,7 +39,7 @@ impl Sleeper {
 }
 
 /// What a publisher remembers about one reader's sleep. Belongs to the mapping: a successor's epochs start anew.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Waker {
     rung: u64,
 }
@@ -52,15 +52,11 @@ impl Waker {
         fence(SeqCst);
     }
 
-    /// Whether a park word, loaded after the fence, says that its reader sleeps or is about to.
+    /// Whether a reader with this park word, loaded after the fence, has to be rung: it is parked, and was not rung for
+    /// this sleep yet.
     #[inline]
-    pub(crate) fn is_parked(park: u64) -> bool {
-        park & 1 != 0
-    }
-
-    /// Whether the reader has to be rung: it is parked, and was not rung for this sleep yet.
     pub(crate) fn must_ring(&mut self, park: u64) -> bool {
-        if !Waker::is_parked(park) || park == self.rung {
+        if park & 1 == 0 || park == self.rung {
             return false;
         }
         self.rung = park;

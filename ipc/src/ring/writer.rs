@@ -6,6 +6,10 @@ use crate::slots::Slot;
 use crate::sync::Ordering::Release;
 use crate::sync::{OwnWords, fence};
 
+/// How far ahead the lines of the ring are fetched for writing: the full fence behind each record waits for them.
+const AHEAD: u64 = 512;
+const LINE: u64 = 64;
+
 /// The bytes that one record needs: what is left of the ring if it does not fit there, then itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Need {
@@ -96,25 +100,26 @@ impl RingWriter {
         prefix: Option<u128>,
         payload: &[u8],
     ) -> u64 {
-        words.store(self.intent_word, self.head + need.total());
+        // Taken out of memory before the fence, behind which it would be looked at anew.
+        let (ring, head) = (self.ring, self.head);
+        let position = head + need.pad;
+        let header = Header { position, incarnation: self.incarnation, ..header }.to_words();
+        let (at, end) = (layout::ring(position, ring), position + need.size);
+        words.expect_store(layout::ring(end + AHEAD, ring));
+        words.expect_store(layout::ring(end + AHEAD + LINE, ring));
+        words.store(self.intent_word, end);
         // Release: pairs with the Acquire fence in `RingReader::overtaken`. A reader that sees any byte written from
         // here on sees the intent as well.
         fence(Release);
-        let position = self.head + need.pad;
         if need.pad > 0 {
             self.pad(words, need.pad);
         }
-        let header = Header { position, incarnation: self.incarnation, ..header }.to_words();
-        let at = layout::ring(position, self.ring);
         match prefix {
-            None => words.store_all(at, &header, payload),
-            Some(prefix) => {
-                let [a, b, c, d] = header;
-                words.store_all(at, &[a, b, c, d, prefix as u64, (prefix >> 64) as u64], payload);
-            }
+            None => words.store_all(at, header, payload),
+            Some(prefix) => put_with_prefix(words, at, header, prefix, payload),
         }
         self.mark(words, position);
-        self.head = position + need.size;
+        self.head = end;
         position
     }
 
@@ -128,7 +133,7 @@ impl RingWriter {
     #[cold]
     fn pad(&mut self, words: &impl OwnWords, bytes: u64) {
         let header = Header::pad(self.head, bytes, self.incarnation).to_words();
-        words.store_all(layout::ring(self.head, self.ring), &header, &[]);
+        words.store_all(layout::ring(self.head, self.ring), header, &[]);
         self.mark(words, self.head);
     }
 
@@ -141,4 +146,10 @@ impl RingWriter {
             words.store(layout::mark(self.slot, part as usize), position);
         }
     }
+}
+
+#[cold]
+fn put_with_prefix(words: &impl OwnWords, at: usize, header: [u64; 4], prefix: u128, payload: &[u8]) {
+    let [a, b, c, d] = header;
+    words.store_all(at, [a, b, c, d, prefix as u64, (prefix >> 64) as u64], payload);
 }

@@ -14,7 +14,7 @@ use crate::client::receiver::Receiver;
 use crate::client::{Channel, Connection, Me, Neighbour, RequestError, SendError, SessionId};
 use crate::link::ToSupervisor;
 use crate::participant::Control;
-use crate::publish::{Outgoing, PublishError, Published, Publisher, To};
+use crate::publish::{Outgoing, PublishError, Published, Publisher, Refusal, To};
 use crate::receive::Drain;
 use crate::slots::SUPERVISOR;
 use crate::tag::Tag;
@@ -246,9 +246,11 @@ fn publish_batch<P: AsRef<[u8]>, I: Iterator<Item = P>>(
 ) -> Result<bool, SendError> {
     let mut batch = publisher.batch();
     while let Some(payload) = payloads.peek() {
-        match batch.attempt(channel.id(), Outgoing::bytes(payload.as_ref())) {
-            Err(PublishError::Full) => return Ok(true),
-            other => drop(other?),
+        let message = Outgoing::bytes(payload.as_ref());
+        match batch.attempt(channel.id(), &message) {
+            Ok(_) => {}
+            Err(Refusal::Full) => return Ok(true),
+            Err(refusal) => return Err(batch.reject(channel.id(), &message, refusal).into()),
         }
         payloads.next();
         *count += 1;

@@ -7,7 +7,7 @@ use ::tokio::task::yield_now;
 
 use super::Watched;
 use crate::bell::{self, LONGEST_SLEEP};
-use crate::publish::{Outgoing, PublishError, Published, Publisher};
+use crate::publish::{Outgoing, PublishError, Published, Publisher, Refusal};
 use crate::receive::Drain;
 use crate::slots::ChannelId;
 
@@ -48,13 +48,13 @@ pub async fn publish(
     message: Outgoing<'_>,
     mut relief: impl FnMut(),
 ) -> Result<Published, PublishError> {
-    let mut published = publisher.attempt(channel, message);
-    if published == Err(PublishError::Full) {
+    let mut written = publisher.attempt(channel, &message);
+    if written == Err(Refusal::Full) {
         let room = wait_for_room(&mut Asking(publisher), bell, &message, &mut relief).await;
         // The gate was refreshed for this very message, and nobody else writes.
-        published = room.and_then(|()| publisher.attempt(channel, message));
+        written = room.and_then(|()| publisher.attempt(channel, &message));
     }
-    published.map_err(|error| publisher.reject(channel, error))
+    written.map(Published::from).map_err(|refusal| publisher.reject(channel, &message, refusal))
 }
 
 /// A publisher that has asked for room; dropping it takes the wish back.
@@ -71,7 +71,7 @@ async fn wait_for_room(
     bell: &Watched,
     message: &Outgoing<'_>,
     relief: &mut impl FnMut(),
-) -> Result<(), PublishError> {
+) -> Result<(), Refusal> {
     let publisher = &mut *asking.0;
     let mut wait = publisher.start_waiting(message);
     loop {
@@ -87,7 +87,7 @@ async fn wait_for_room(
         }
         let left = wait.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return if publisher.stall(&mut wait) { Ok(()) } else { Err(PublishError::Full) };
+            return if publisher.stall(&mut wait) { Ok(()) } else { Err(Refusal::Full) };
         }
         bell.edge(left.min(NAP)).await;
     }
