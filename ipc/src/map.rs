@@ -246,26 +246,6 @@ impl OwnWords for OwnView<'_> {
         }
         store_bytes(behind, bytes);
     }
-
-    #[inline]
-    fn expect_store(&self, first: usize) {
-        if let Some(word) = self.words.get(first) {
-            prefetch_for_write(word);
-        }
-    }
-}
-
-/// Fetches the line of a word for writing, where the processor can be asked to.
-#[inline]
-fn prefetch_for_write(word: &AtomicU64) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that changes nothing but caches; the address is that of a mapped word. Processors that do not know
-    // the instruction take it for one that does nothing.
-    unsafe {
-        std::arch::asm!("prefetchw [{word}]", word = in(reg) word, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = word;
 }
 
 /// Bytes as words, eight words at a time; the last word is padded with zeroes. As many as there is room for.

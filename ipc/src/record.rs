@@ -39,6 +39,11 @@ pub(crate) enum Kind {
     Chain,
 }
 
+/// Where the tag stands in the first word of a header.
+pub(crate) const TAG_SHIFT: u32 = 36;
+/// Where the sequence number stands in the third.
+pub(crate) const SEQUENCE_SHIFT: u32 = 32;
+
 const MESSAGE: u64 = 1;
 const PAD: u64 = 2;
 const CHAIN_FIRST: u64 = 3;
@@ -74,10 +79,10 @@ impl Header {
     pub(crate) fn to_words(self) -> [u64; 4] {
         let first = u64::from(self.length)
             | u64::from(self.kind & 0xf) << 32
-            | u64::from(self.tag & 0xf) << 36
+            | u64::from(self.tag & 0xf) << TAG_SHIFT
             | u64::from(self.flags) << 40
             | u64::from(self.incarnation) << 48;
-        let third = u64::from(self.channel) | u64::from(self.to) << 16 | u64::from(self.sequence) << 32;
+        let third = u64::from(self.channel) | u64::from(self.to) << 16 | u64::from(self.sequence) << SEQUENCE_SHIFT;
         [first, self.position, third, self.reference]
     }
 

@@ -46,6 +46,4 @@ pub(crate) trait OwnWords: Words {
             self.store(first + N + index, u64::from_le_bytes(value));
         }
     }
-    /// A hint: the line of this word will be written soon.
-    fn expect_store(&self, _word: usize) {}
 }

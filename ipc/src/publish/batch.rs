@@ -38,11 +38,35 @@ impl<'a> Batch<'a> {
         message: Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        match self.attempt(channel, &message) {
-            Ok(written) => Ok(written.into()),
-            Err(Refusal::Full) => self.publish_waiting(channel, &message, relief),
-            Err(refusal) => Err(self.publisher.reject(channel, &message, refusal)),
+        match self.put_straight(channel, &message) {
+            Some(written) => Ok(written.into()),
+            None => self.publish_any(channel, &message, relief),
         }
+    }
+
+    #[inline(never)]
+    fn publish_any(
+        &mut self,
+        channel: ChannelId,
+        message: &Outgoing<'_>,
+        relief: impl FnMut(),
+    ) -> Result<Published, PublishError> {
+        match self.attempt(channel, message) {
+            Ok(written) => Ok(written.into()),
+            Err(Refusal::Full) => self.publish_waiting(channel, message, relief),
+            Err(refusal) => Err(self.publisher.reject(channel, message, refusal)),
+        }
+    }
+
+    /// As [`Publisher::put_straight`], but nobody is woken yet.
+    #[inline]
+    fn put_straight(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Option<Written> {
+        let publisher = &mut *self.publisher;
+        let written = publisher.write_straight(channel, message)?;
+        if written.is_some() {
+            publisher.remember(channel, message.to);
+        }
+        Some(written)
     }
 
     #[cold]
@@ -60,7 +84,6 @@ impl<'a> Batch<'a> {
     }
 
     /// As [`Batch::try_publish`], but a refusal is not counted yet.
-    #[inline]
     pub(crate) fn attempt(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
         let publisher = &mut *self.publisher;
         let written = publisher.write(channel, message)?;

@@ -6,9 +6,11 @@
 use super::readers::Readers;
 use crate::directory::ChannelEntry;
 use crate::layout::{self, Counter, MAX_CHANNELS};
-use crate::map::{OwnMap, Word};
+use crate::map::{OwnMap, OwnView, Word};
+use crate::record::{SEQUENCE_SHIFT, TAG_SHIFT};
 use crate::slots::{ChannelId, Slot, SlotSet};
 use crate::sync::OwnWords;
+use crate::tag::Tag;
 
 /// One listener's park word, at hand for the look after each publish.
 pub(super) struct Listener {
@@ -26,6 +28,8 @@ pub(super) struct Channel {
     version: u64,
     /// The most bytes of one message.
     pub(super) limit: u64,
+    /// What is always the same in its headers: see [`RingWriter::straight_header`].
+    header: (u64, u64),
     /// Whether anybody is subscribed, be it one that is down.
     pub(super) heard: bool,
     /// Number of the next message for all subscribers.
@@ -39,6 +43,13 @@ pub(super) struct Channel {
 }
 
 impl Channel {
+    /// First and third header word of its next message.
+    #[inline]
+    pub(super) fn header(&self, length: u64, tag: Tag) -> (u64, u64) {
+        let (first, third) = self.header;
+        (first | length | (tag as u64) << TAG_SHIFT, third | u64::from(self.sequence) << SEQUENCE_SHIFT)
+    }
+
     #[inline]
     pub(super) fn is_current(&self, version: u64) -> bool {
         self.version == version
@@ -46,7 +57,7 @@ impl Channel {
 
     /// Counts a message that was published, heard or not.
     #[inline]
-    pub(super) fn count_published(&mut self, own: &OwnMap, id: ChannelId) {
+    pub(super) fn count_published(&mut self, own: &OwnView<'_>, id: ChannelId) {
         self.published += 1;
         own.store(layout::counter(id, Counter::Published), self.published);
     }
@@ -75,6 +86,7 @@ impl Channels {
         entry: &ChannelEntry,
         me: Slot,
         limit: u64,
+        header: (u64, u64),
         readers: &Readers,
     ) {
         let index = usize::from(id.0);
@@ -89,6 +101,7 @@ impl Channels {
         channel.heard = !channel.subscribers.is_empty();
         channel.limit = if entry.max_message == 0 { limit } else { limit.min(entry.max_message) };
         channel.listeners = readers.listeners(&channel.subscribers);
+        channel.header = header;
     }
 
     /// Nothing that was taken over counts any more: another directory, or others at the slots.

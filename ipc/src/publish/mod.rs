@@ -101,23 +101,10 @@ impl Publisher {
     /// [`PublishError::Full`] when there is none, and what is wrong with the message.
     #[inline]
     pub fn try_publish(&mut self, channel: ChannelId, message: Outgoing<'_>) -> Result<Published, PublishError> {
-        match self.attempt(channel, &message) {
-            Ok(written) => Ok(written.into()),
-            Err(refusal) => Err(self.reject(channel, &message, refusal)),
+        match self.put_straight(channel, &message) {
+            Some(written) => Ok(written.into()),
+            None => self.try_publish_any(channel, &message),
         }
-    }
-
-    /// As [`Publisher::try_publish`], but a refusal is not counted yet: the caller tries again, or calls
-    /// [`Publisher::reject`]. The message is passed on by reference: a copy would go through memory in 128-bit parts,
-    /// which wait for the narrower stores that have just made it.
-    #[inline]
-    pub(crate) fn attempt(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
-        let written = self.write(channel, message)?;
-        if written.is_some() {
-            self.writer.commit(&self.own);
-            self.wake(channel, message.to);
-        }
-        Ok(written)
     }
 
     /// Publishes; waits for room, at most for the herd's stall timeout. A reader that does not move for that long is
@@ -142,10 +129,9 @@ impl Publisher {
         message: Outgoing<'_>,
         relief: impl FnMut(),
     ) -> Result<Published, PublishError> {
-        match self.attempt(channel, &message) {
-            Ok(written) => Ok(written.into()),
-            Err(Refusal::Full) => self.publish_waiting(channel, &message, relief),
-            Err(refusal) => Err(self.reject(channel, &message, refusal)),
+        match self.put_straight(channel, &message) {
+            Some(written) => Ok(written.into()),
+            None => self.publish_any(channel, &message, relief),
         }
     }
 
@@ -174,8 +160,81 @@ impl Publisher {
         record_limit(self.shared.place.ring_bytes).min(self.shared.place.max_message)
     }
 
+    #[inline(never)]
+    fn try_publish_any(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Published, PublishError> {
+        match self.attempt(channel, message) {
+            Ok(written) => Ok(written.into()),
+            Err(refusal) => Err(self.reject(channel, message, refusal)),
+        }
+    }
+
+    #[inline(never)]
+    fn publish_any(
+        &mut self,
+        channel: ChannelId,
+        message: &Outgoing<'_>,
+        relief: impl FnMut(),
+    ) -> Result<Published, PublishError> {
+        match self.attempt(channel, message) {
+            Ok(written) => Ok(written.into()),
+            Err(Refusal::Full) => self.publish_waiting(channel, message, relief),
+            Err(refusal) => Err(self.reject(channel, message, refusal)),
+        }
+    }
+
+    /// As [`Publisher::try_publish`], but a refusal is not counted yet: the caller tries again, or calls
+    /// [`Publisher::reject`].
+    pub(crate) fn attempt(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
+        let written = self.write(channel, message)?;
+        if written.is_some() {
+            self.writer.commit(&self.own);
+            self.wake(channel, message.to);
+        }
+        Ok(written)
+    }
+
+    /// Writes, commits and wakes in one straight line; `None` where anything is out of the ordinary, and nothing was
+    /// done. Made to be inlined where it is called, and everything else not to be: what a message is, and what
+    /// becomes of it, then never leaves the registers.
+    #[inline(always)]
+    fn put_straight(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Option<Written> {
+        let written = self.write_straight(channel, message)?;
+        if written.is_some() {
+            self.writer.commit(&self.own.view());
+            self.wake_subscribers(channel);
+        }
+        Some(written)
+    }
+
+    /// Writes a message that is nothing special onto a channel of which nothing has changed, right behind the last
+    /// record, which was for the same subscribers.
+    #[inline(always)]
+    fn write_straight(&mut self, id: ChannelId, message: &Outgoing<'_>) -> Option<Written> {
+        if message.session.is_some() || message.to != To::Subscribers || self.changes != self.shared.changes() {
+            return None;
+        }
+        let own = self.own.view();
+        let version = self.version.load();
+        let channel = self.channels.at(id)?;
+        let length = message.payload.len() as u64;
+        if !channel.is_current(version) || length > channel.limit {
+            return None;
+        }
+        if !channel.heard {
+            channel.count_published(&own, id);
+            return Some(None);
+        }
+        if !self.keeping.continues(id) {
+            return None;
+        }
+        let (first, third) = channel.header(length, message.tag);
+        let position = self.writer.write_straight(&own, first, third, message.payload)?;
+        channel.sequence = channel.sequence.wrapping_add(1);
+        channel.count_published(&own, id);
+        Some(NonZeroU64::new(position))
+    }
+
     /// Writes a message into the ring, or counts it when nobody hears it. It is not committed and nobody is woken yet.
-    #[inline]
     fn write(&mut self, channel: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
         self.refresh(channel)?;
         match message.to {
@@ -184,7 +243,6 @@ impl Publisher {
         }
     }
 
-    #[inline]
     fn write_for_all(&mut self, id: ChannelId, message: &Outgoing<'_>) -> Result<Written, Refusal> {
         let length = message.length();
         let Some(channel) = self.channels.at(id) else { return Err(Refusal::UnknownChannel) };
@@ -192,15 +250,15 @@ impl Publisher {
             return Err(Refusal::TooLarge);
         }
         if !channel.heard {
-            channel.count_published(&self.own, id);
+            channel.count_published(&self.own.view(), id);
             return Ok(None);
         }
         let need = self.room(length)?;
         let Some(channel) = self.channels.at(id) else { return Err(Refusal::UnknownChannel) };
         let sequence = channel.sequence;
         channel.sequence = sequence.wrapping_add(1);
-        channel.count_published(&self.own, id);
-        let header = header(id, message, length, TO_ALL, sequence);
+        channel.count_published(&self.own.view(), id);
+        let header = header_of(id, message, length, TO_ALL, sequence);
         let position = self.writer.write(&self.own.view(), need, header, message.session, message.payload);
         if need.pad > 0 || !self.keeping.continues(id) {
             let extent = Extent { start: position - need.pad, position, end: self.writer.head() };
@@ -220,39 +278,42 @@ impl Publisher {
         let need = self.room(length)?;
         let sequence = self.directed[usize::from(slot)];
         self.directed[usize::from(slot)] = sequence.wrapping_add(1);
-        let header = header(id, message, length, slot, sequence);
+        let header = header_of(id, message, length, slot, sequence);
         let position = self.writer.write(&self.own.view(), need, header, message.session, message.payload);
         let extent = Extent { start: position - need.pad, position, end: self.writer.head() };
         self.keeping.keep_for_one(slot, extent, &self.readers, &self.own);
         if let Some(channel) = self.channels.at(id) {
-            channel.count_published(&self.own, id);
+            channel.count_published(&self.own.view(), id);
         }
         Ok(NonZeroU64::new(position))
     }
 
-    #[inline]
     fn room(&mut self, length: u64) -> Result<Need, Refusal> {
         let need = self.writer.need(length);
         if self.writer.fits(need) || self.find_room(need) { Ok(need) } else { Err(Refusal::Full) }
     }
 
     /// Wakes whom a committed message is for.
-    #[inline]
     fn wake(&mut self, channel: ChannelId, to: To) {
-        Waker::fence();
         match to {
-            To::Slot(slot) => self.readers.wake(slot),
-            To::Subscribers => {
-                let Some(channel) = self.channels.at(channel) else { return };
-                for listener in &channel.listeners {
-                    self.readers.wake_parked(listener.slot, listener.park.load());
-                }
+            To::Subscribers => self.wake_subscribers(channel),
+            To::Slot(slot) => {
+                Waker::fence();
+                self.readers.wake(slot);
             }
         }
     }
 
-    /// Makes the private copy of a channel's entry current. Two loads and two comparisons if nothing has changed.
-    #[inline]
+    #[inline(always)]
+    fn wake_subscribers(&mut self, channel: ChannelId) {
+        Waker::fence();
+        let Some(channel) = self.channels.at(channel) else { return };
+        for listener in &channel.listeners {
+            self.readers.wake_parked(listener.slot, listener.park.load());
+        }
+    }
+
+    /// Makes the private copy of a channel's entry current.
     fn refresh(&mut self, channel: ChannelId) -> Result<(), Refusal> {
         if self.changes != self.shared.changes() {
             self.catch_up();
@@ -271,7 +332,9 @@ impl Publisher {
         let entry = self.directory.entry_of(channel).ok_or(Refusal::UnknownChannel)?;
         self.keeping.settle(self.writer.head());
         self.pending.forget_channel();
-        self.channels.renew(channel, version, &entry, self.shared.place.slot, self.limit(), &self.readers);
+        let (me, limit) = (self.shared.place.slot, self.limit());
+        let header = self.writer.straight_header(header(channel, TO_ALL));
+        self.channels.renew(channel, version, &entry, me, limit, header, &self.readers);
         Ok(())
     }
 
@@ -318,17 +381,15 @@ impl Publisher {
     }
 }
 
-/// The header of a message, complete but for its position and incarnation.
-#[inline]
-fn header(channel: ChannelId, message: &Outgoing<'_>, length: u64, to: u16, sequence: u32) -> Header {
-    Header {
-        length: length as u32,
-        kind: Header::KIND_MESSAGE,
-        tag: message.tag as u8,
-        flags: (u8::from(to != TO_ALL) * FLAG_TO_ONE) | (u8::from(message.session.is_some()) * FLAG_SESSION),
-        channel: channel.0,
-        to,
-        sequence,
-        ..Header::default()
-    }
+/// What is the same in all headers of a channel, or of one receiver's.
+fn header(channel: ChannelId, to: u16) -> Header {
+    let flags = u8::from(to != TO_ALL) * FLAG_TO_ONE;
+    Header { kind: Header::KIND_MESSAGE, flags, channel: channel.0, to, ..Header::default() }
+}
+
+/// The header of one message, complete but for its position and incarnation.
+fn header_of(channel: ChannelId, message: &Outgoing<'_>, length: u64, to: u16, sequence: u32) -> Header {
+    let header = header(channel, to);
+    let flags = header.flags | u8::from(message.session.is_some()) * FLAG_SESSION;
+    Header { length: length as u32, tag: message.tag as u8, flags, sequence, ..header }
 }

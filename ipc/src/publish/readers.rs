@@ -65,7 +65,8 @@ impl Readers {
     /// Rings a reader if its park word, loaded after [`Waker::fence`], says that it sleeps; once per sleep.
     #[inline]
     pub(super) fn wake_parked(&mut self, slot: Slot, park: u64) {
-        if let Some(waker) = self.wakers.get_mut(usize::from(slot))
+        if Waker::is_parked(park)
+            && let Some(waker) = self.wakers.get_mut(usize::from(slot))
             && waker.must_ring(park)
         {
             self.ring(slot);

@@ -80,11 +80,7 @@ impl Publisher {
     }
 
     /// Waits for room for a message that just found none.
-    pub(super) fn wait_for_room(
-        &mut self,
-        message: &Outgoing<'_>,
-        mut relief: impl FnMut(),
-    ) -> Result<(), Refusal> {
+    pub(super) fn wait_for_room(&mut self, message: &Outgoing<'_>, mut relief: impl FnMut()) -> Result<(), Refusal> {
         let mut wait = self.start_waiting(message);
         loop {
             relief();

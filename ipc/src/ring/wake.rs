@@ -52,11 +52,17 @@ impl Waker {
         fence(SeqCst);
     }
 
+    /// Whether a park word says that its reader sleeps, or is about to.
+    #[inline]
+    pub(crate) fn is_parked(park: u64) -> bool {
+        park & 1 != 0
+    }
+
     /// Whether a reader with this park word, loaded after the fence, has to be rung: it is parked, and was not rung for
     /// this sleep yet.
     #[inline]
     pub(crate) fn must_ring(&mut self, park: u64) -> bool {
-        if park & 1 == 0 || park == self.rung {
+        if !Waker::is_parked(park) || park == self.rung {
             return false;
         }
         self.rung = park;
