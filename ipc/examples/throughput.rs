@@ -22,13 +22,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some("read-ring") => return read_ring(),
         Some("read-pipe") => return read_pipe(),
         Some("echo") => return echo(),
-        Some("local") => return local(500),
+        Some("local") => {
+            let size = arguments.get(2).and_then(|text| text.parse().ok()).unwrap_or(64);
+            return local(500, size);
+        }
         _ => {}
     }
     let seconds = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(1.0);
     let length = Duration::from_secs_f64(seconds);
     unheard()?;
-    local(10_000)?;
+    local(10_000, 64)?;
     for _ in 0..3 {
         let pipe = through_pipe(length)?;
         let ring = through_ring(length, 64)?;
@@ -166,7 +169,7 @@ fn unheard() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Publisher and reader on one thread: what the code costs, without caches that travel.
-fn local(rounds: u32) -> Result<(), Box<dyn std::error::Error>> {
+fn local(rounds: u32, size: usize) -> Result<(), Box<dyn std::error::Error>> {
     let mut bench = Bench::new()?;
     bench.directory.set_subscribed(bench.channel, 2, true);
     bench.directory.bump();
@@ -180,22 +183,25 @@ fn local(rounds: u32) -> Result<(), Box<dyn std::error::Error>> {
     both[0].control.add_peer(2, 1, seats[1].outbox.try_clone()?, seats[1].bell.try_clone()?, false)?;
     both[1].control.add_peer(1, 1, seats[0].outbox.try_clone()?, seats[0].bell.try_clone()?, false)?;
     let (mut publishing, mut receiving) = (Vec::new(), Vec::new());
+    let payload = vec![7; size];
+    // As many as fit into a turn.
+    let messages = TURN.min(128 * 1024 / size.max(1));
     for _ in 0..rounds {
         let start = Instant::now();
-        for _ in 0..TURN {
-            both[0].publisher.publish(bench.channel, Outgoing::bytes(std::hint::black_box(&[7; 64])))?;
+        for _ in 0..messages {
+            both[0].publisher.publish(bench.channel, Outgoing::bytes(std::hint::black_box(&payload)))?;
         }
         let middle = Instant::now();
         let turn = both[1].drain.turn(TURN, |delivery| {
             std::hint::black_box(delivery.payload);
         });
-        assert_eq!(turn.records, TURN);
+        assert_eq!(turn.records, messages);
         publishing.push(middle - start);
         receiving.push(middle.elapsed());
     }
     for (what, times) in [("publish_heard", &mut publishing), ("receive", &mut receiving)] {
         times.sort_unstable();
-        println!("{what}: {:.1} ns", times[times.len() / 2].as_nanos() as f64 / TURN as f64);
+        println!("{what}: {:.1} ns", times[times.len() / 2].as_nanos() as f64 / messages as f64);
     }
     Ok(())
 }

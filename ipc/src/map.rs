@@ -264,11 +264,16 @@ fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
 }
 
 /// Less than a block.
+#[inline]
 fn store_rest(words: &[AtomicU64], bytes: &[u8]) {
-    for (word, bytes) in words.iter().zip(bytes.chunks(WORD)) {
+    let (whole, rest) = bytes.as_chunks::<WORD>();
+    for (word, value) in words.iter().zip(whole) {
+        word.store(u64::from_le_bytes(*value), Relaxed);
+    }
+    if let Some(last) = words.get(whole.len()).filter(|_| !rest.is_empty()) {
         let mut value = [0; WORD];
-        value[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_le_bytes(value), Relaxed);
+        value[..rest.len()].copy_from_slice(rest);
+        last.store(u64::from_le_bytes(value), Relaxed);
     }
 }
 

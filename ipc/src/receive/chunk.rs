@@ -6,11 +6,22 @@
 
 use super::delivery::Delivery;
 use crate::layout::{RECORD_ALIGN, RECORD_HEADER, WORD};
-use crate::record::Header;
+use crate::record::{Header, is_plain, next_third, size_of};
 use crate::slots::Slot;
 
 /// Bytes of a piece. Half of the smallest first-level cache that matters.
 pub(super) const PIECE: usize = 16 << 10;
+
+/// What the next message must be like to follow the last one without a careful look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    /// The third word of its header: channel, whom it is for, and its number.
+    pub(super) third: u64,
+    /// The position of the piece.
+    pub(super) start: u64,
+    /// The most that one record may carry.
+    pub(super) limit: u64,
+}
 
 /// The piece in hand.
 pub(super) struct Chunk {
@@ -49,6 +60,28 @@ impl Chunk {
     pub(super) fn header(&self, at: u64) -> Header {
         let at = at as usize / WORD;
         Header::from_words(self.words[at..at + 4].try_into().expect("four words"))
+    }
+
+    /// Goes on from `at` for as long as what follows is just like the last message: plain, for all subscribers of the same
+    /// channel, the next number, whole within the first `taken` bytes, and not more than `most` records in all. Where it
+    /// ends. Nothing is checked here that a careful look would not have found in order as well.
+    pub(super) fn run(&mut self, row: Row, mut at: u64, taken: u64, most: usize) -> u64 {
+        let Chunk { words, found, .. } = self;
+        let mut third = row.third;
+        while at < taken && found.len() < most {
+            let header = words.get(at as usize / WORD..).and_then(<[u64]>::first_chunk);
+            let Some(&[first, position, found_third, _]) = header else { break };
+            let length = first & u64::from(u32::MAX);
+            let end = at + size_of(length);
+            let alike = found_third == third && position == row.start + at && is_plain(first);
+            if !alike || end > taken || length > row.limit {
+                break;
+            }
+            found.push(at as u32);
+            third = next_third(third);
+            at = end;
+        }
+        at
     }
 
     /// The record there is for us.

@@ -69,14 +69,14 @@ impl Hearing {
         subscribed.then_some(known.subscription)
     }
 
-    /// Counts a message that is handed over. Shown by [`Hearing::settle`], which comes before that.
+    /// Counts messages that are handed over. Shown by [`Hearing::settle`], which comes before that.
     #[inline]
-    pub(super) fn count_delivered(&mut self, channel: u16, own: &OwnMap) {
+    pub(super) fn count_delivered(&mut self, channel: u16, messages: u64, own: &OwnMap) {
         if channel != self.row.0 {
             self.settle(own);
             self.row.0 = channel;
         }
-        self.row.1 += 1;
+        self.row.1 += messages;
     }
 
     /// Forgets what was counted and not shown.

@@ -30,6 +30,13 @@ impl Sequences {
         }
     }
 
+    /// Takes in messages that followed the last one of their channel without a gap.
+    pub(super) fn pass(&mut self, channel: u16, messages: u32) {
+        if let Some(expected) = self.channels.get_mut(usize::from(channel)) {
+            expected.next = expected.next.wrapping_add(messages);
+        }
+    }
+
     /// Takes in the number of a message to us alone.
     pub(super) fn follow_directed(&mut self, sequence: u32) -> u32 {
         self.directed.replace(sequence.wrapping_add(1)).map_or(0, |expected| sequence.wrapping_sub(expected))
@@ -56,6 +63,8 @@ mod tests {
         assert_eq!(sequences.follow(7, 1, u32::MAX), 0);
         assert_eq!(sequences.follow(7, 1, 0), 0);
         assert_eq!(sequences.follow(7, 1, 5), 4);
+        sequences.pass(7, 3);
+        assert_eq!(sequences.follow(7, 1, 9), 0);
         assert_eq!(sequences.follow(7, 2, 900), 0);
         assert_eq!(sequences.follow(3, 2, 1), 0);
     }

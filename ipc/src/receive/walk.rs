@@ -1,14 +1,14 @@
 //! The way through a piece: which of its records are for us, and what is missing between them.
 
 use super::Budget;
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Row};
 use super::hearing::Hearing;
 use super::lane::Lane;
 use super::losses::{Loss, LossCause, Losses};
 use crate::directory::DirectoryReader;
 use crate::layout::MAX_CHANNELS;
 use crate::map::OwnMap;
-use crate::record::{Header, Kind, TO_ALL};
+use crate::record::{Header, Kind, TO_ALL, next_third};
 use crate::rule::Rule;
 use crate::slots::{ChannelId, Slot};
 use crate::tag::Tag;
@@ -54,11 +54,28 @@ impl Walk<'_> {
                 && self.follow(&header, subscription)
             {
                 self.chunk.add(at);
+                at = self.run(&header, start, end, taken, budget);
+            } else {
+                at = end;
             }
-            at = end;
         }
         self.hearing.settle(self.own);
         Ok(Some(start + at))
+    }
+
+    /// Goes on behind a message for as long as what follows is just like it; most of a busy channel is.
+    fn run(&mut self, last: &Header, start: u64, at: u64, taken: u64, budget: &Budget) -> u64 {
+        if last.to != TO_ALL {
+            return at;
+        }
+        let before = self.chunk.len();
+        let [_, _, third, _] = last.to_words();
+        let row = Row { third: next_third(third), start, limit: self.lane.reader.limit() };
+        let at = self.chunk.run(row, at, taken, budget.records);
+        let messages = self.chunk.len() - before;
+        self.lane.sequences.pass(last.channel, messages as u32);
+        self.hearing.count_delivered(last.channel, messages as u64, self.own);
+        at
     }
 
     /// Whether a message is for us, and under which number of our subscription; 0 for what is sent to us alone.
@@ -92,7 +109,7 @@ impl Walk<'_> {
             self.lose(Some(ChannelId(header.channel)), 1, LossCause::UnknownTag);
             return false;
         }
-        self.hearing.count_delivered(header.channel, self.own);
+        self.hearing.count_delivered(header.channel, 1, self.own);
         true
     }
 

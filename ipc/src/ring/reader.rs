@@ -55,6 +55,11 @@ impl RingReader {
         self.cursor
     }
 
+    /// The most that one record may carry.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Whether the writer has moved since. One load.
     #[inline]
     pub(crate) fn has_news(&self, words: &impl Words) -> bool {
