@@ -22,6 +22,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some("read-ring") => return read_ring(),
         Some("read-pipe") => return read_pipe(),
         Some("echo") => return echo(),
+        Some("ring") => {
+            let size = arguments.get(2).and_then(|text| text.parse().ok()).unwrap_or(64);
+            for _ in 0..3 {
+                println!("throughput_{size}: {:.2} M/s", through_ring(Duration::from_millis(100), size)? / 1e6);
+            }
+            return Ok(());
+        }
         Some("local") => {
             let size = arguments.get(2).and_then(|text| text.parse().ok()).unwrap_or(64);
             return local(500, size);
@@ -123,7 +130,7 @@ fn read_ring() -> Result<(), Box<dyn std::error::Error>> {
             records += 1;
             last = delivery.payload.len() == LAST;
         });
-        if turn.records == 0 && !turn.more {
+        if !turn.more && !last {
             participant.drain.wait(Duration::from_secs(1));
         }
     }

@@ -74,6 +74,7 @@ impl Inbox {
                 return Ok(Some(message));
             }
             let mut receiver = lock(&self.herd);
+            receiver.drain.gather();
             let turn = receiver.fill();
             self.ready = receiver.take();
             if !self.ready.is_empty() || turn.more {

@@ -172,8 +172,8 @@ impl Drain {
                 hand_over(delivery);
             }
         }
-        // What came meanwhile waits for the next turn.
-        Ok(if gone || self.lanes[index].has_news() { After::More } else { After::Idle })
+        // What came meanwhile is found by the next look, before any sleep; to look now would disturb the publisher.
+        Ok(if gone { After::More } else { After::Idle })
     }
 
     /// Copies a piece of a ring, decides what of it is for us, and shows the cursor behind it.

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use super::Drain;
 use crate::bell::{self, Ear, LONGEST_SLEEP};
-use crate::grace::Grace;
+use crate::grace::{Grace, pause};
 use crate::ring::Sleeper;
 use crate::slots::Slot;
 
 /// Records since the last sleep from which on traffic counts as dense.
 const DENSE: u64 = 4;
+/// A turn that brought fewer records than this, not the first since the last sleep, was in step with its publisher.
+const IN_STEP: usize = 64;
 
 /// A drain's sleep.
 pub(super) struct Sleep {
@@ -19,16 +21,35 @@ pub(super) struct Sleep {
     ear: Option<Ear>,
     since: u64,
     dense: bool,
+    /// Turns since the last sleep that brought something, and what the last one brought.
+    turns: u32,
+    last: usize,
 }
 
 impl Sleep {
     pub(super) fn new(slot: Slot) -> Sleep {
-        Sleep { sleeper: Sleeper::new(slot), grace: Grace::default(), ear: None, since: 0, dense: false }
+        Sleep {
+            sleeper: Sleeper::new(slot),
+            grace: Grace::default(),
+            ear: None,
+            since: 0,
+            dense: false,
+            turns: 0,
+            last: 0,
+        }
     }
 
     /// So many records were handed over.
     pub(super) fn note(&mut self, records: usize) {
         self.since += records as u64;
+        self.turns = self.turns.saturating_add(u32::from(records > 0));
+        self.last = records;
+    }
+
+    /// Whether the publisher writes while we read, and little at a time: it must be on another core, and waiting a
+    /// little costs neither of them anything.
+    fn is_in_step(&self) -> bool {
+        self.is_dense() && self.turns > 1 && (1..IN_STEP).contains(&self.last)
     }
 
     fn is_dense(&self) -> bool {
@@ -40,9 +61,10 @@ impl Drain {
     /// Sleeps until there may be something, at most `limit` and at most a second. When traffic is dense it gives the
     /// publishers a few chances before it does.
     pub fn wait(&mut self, limit: Duration) {
+        self.gather();
         if self.is_dense() {
             let mut grace = std::mem::take(&mut self.sleep.grace);
-            let news = grace.wait(|| self.has_news());
+            let news = self.has_news() || grace.wait(|| self.has_news());
             self.sleep.grace = grace;
             if news {
                 return;
@@ -58,6 +80,13 @@ impl Drain {
             Some(_) => {}
             // Out of descriptors: look again every millisecond instead.
             None => std::thread::sleep(limit.min(Duration::from_millis(1))),
+        }
+    }
+
+    /// Lets messages gather before the next look, where that makes both ends faster.
+    pub(crate) fn gather(&mut self) {
+        if self.sleep.is_in_step() {
+            pause();
         }
     }
 
@@ -92,5 +121,6 @@ impl Drop for Announced<'_> {
         sleep.sleeper.awake(own);
         sleep.dense = sleep.since >= DENSE;
         sleep.since = 0;
+        sleep.turns = 0;
     }
 }

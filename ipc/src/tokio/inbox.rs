@@ -39,6 +39,7 @@ impl Inbox {
             }
             let inner = self.herd.inner();
             let mut receiver = inner.receiver.lock().await;
+            receiver.drain.gather();
             let turn = receiver.fill();
             self.ready = receiver.take();
             if !self.ready.is_empty() {

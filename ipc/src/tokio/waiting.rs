@@ -20,6 +20,7 @@ const NAP: Duration = Duration::from_millis(20);
 /// safe: the announcement is taken back.
 pub async fn wait_for_news(drain: &mut Drain, bell: &Watched) {
     if drain.is_dense() {
+        drain.gather();
         for _ in 0..YIELDS {
             yield_now().await;
             if drain.has_news() {
