@@ -12,6 +12,15 @@ use crate::slots::{ChannelId, Slot, SlotSet};
 use crate::sync::OwnWords;
 use crate::tag::Tag;
 
+/// What a copy is made under, beside the entry itself.
+pub(super) struct Terms {
+    pub(super) version: u64,
+    pub(super) me: Slot,
+    /// The most bytes that any message may have.
+    pub(super) limit: u64,
+    pub(super) header: (u64, u64),
+}
+
 /// One listener's park word, at hand for the look after each publish.
 pub(super) struct Listener {
     pub(super) slot: Slot,
@@ -79,16 +88,8 @@ impl Channels {
     }
 
     /// Takes over what the directory says at this version.
-    pub(super) fn renew(
-        &mut self,
-        id: ChannelId,
-        version: u64,
-        entry: &ChannelEntry,
-        me: Slot,
-        limit: u64,
-        header: (u64, u64),
-        readers: &Readers,
-    ) {
+    pub(super) fn renew(&mut self, id: ChannelId, entry: &ChannelEntry, terms: Terms, readers: &Readers) {
+        let Terms { version, me, limit, header } = terms;
         let index = usize::from(id.0);
         debug_assert!(index < MAX_CHANNELS, "the directory has no other channels");
         if index >= self.0.len() {

@@ -37,7 +37,7 @@ use crate::sync::fence;
 
 pub use batch::Batch;
 use batch::Pending;
-use channels::Channels;
+use channels::{Channels, Terms};
 use keeping::{Extent, Keeping};
 pub use message::{Outgoing, PublishError, Published, To};
 pub(crate) use message::{Refusal, Written};
@@ -332,9 +332,13 @@ impl Publisher {
         let entry = self.directory.entry_of(channel).ok_or(Refusal::UnknownChannel)?;
         self.keeping.settle(self.writer.head());
         self.pending.forget_channel();
-        let (me, limit) = (self.shared.place.slot, self.limit());
-        let header = self.writer.straight_header(header(channel, TO_ALL));
-        self.channels.renew(channel, version, &entry, me, limit, header, &self.readers);
+        let terms = Terms {
+            version,
+            me: self.shared.place.slot,
+            limit: self.limit(),
+            header: self.writer.straight_header(header(channel, TO_ALL)),
+        };
+        self.channels.renew(channel, &entry, terms, &self.readers);
         Ok(())
     }
 
@@ -390,6 +394,6 @@ fn header(channel: ChannelId, to: u16) -> Header {
 /// The header of one message, complete but for its position and incarnation.
 fn header_of(channel: ChannelId, message: &Outgoing<'_>, length: u64, to: u16, sequence: u32) -> Header {
     let header = header(channel, to);
-    let flags = header.flags | u8::from(message.session.is_some()) * FLAG_SESSION;
+    let flags = header.flags | (u8::from(message.session.is_some()) * FLAG_SESSION);
     Header { length: length as u32, tag: message.tag as u8, flags, sequence, ..header }
 }
