@@ -49,7 +49,7 @@ pub const POSITION_LIMIT: u64 = 1 << 62;
 pub const OUTBOX_HEAD: u64 = 0xe000;
 pub(crate) const OUTBOX_MAGIC: u64 = u64::from_le_bytes(*b"HWoutbox");
 
-const WORD: usize = 8;
+pub(crate) const WORD: usize = 8;
 const CURSORS: usize = 0x1000;
 const CURSOR_BYTES: usize = 64;
 const COUNTERS: usize = 0x5000;
@@ -104,8 +104,16 @@ pub(crate) const fn mapped(slot: Slot, peer: Slot) -> usize {
 pub(crate) const fn cursor(publisher: Slot) -> usize {
     (CURSORS + CURSOR_BYTES * publisher as usize) / WORD
 }
+/// Up to where the messages of a publisher are done with. Reserved: as far as handlers have returned.
+pub(crate) const fn done(publisher: Slot) -> usize {
+    cursor(publisher) + 1
+}
 pub(crate) const fn lost(publisher: Slot) -> usize {
     cursor(publisher) + 2
+}
+/// Reserved: the position from which on a reader wants to be woken.
+pub(crate) const fn wake_at(publisher: Slot) -> usize {
+    cursor(publisher) + 3
 }
 pub(crate) const fn resume(reader: Slot) -> usize {
     RESUME / WORD + reader as usize
@@ -131,11 +139,14 @@ const _: () = {
     let last = (STAGGERS - 1) as Slot;
     assert!(mapped(last, 255) < 0xf00 / WORD && mapped(last, 255) < cursor(0));
     assert!(identity::HERD < head(0));
+    assert!(done(7) > cursor(7) && lost(7) > done(7) && wake_at(7) > lost(7) && wake_at(7) < cursor(8));
     assert!(cursor((MAX_SLOTS - 1) as Slot) + CURSOR_BYTES / WORD <= COUNTERS / WORD);
     assert!(counter(ChannelId(MAX_CHANNELS as u16 - 1), Counter::Rejected) < RESUME / WORD);
     assert!(resume((MAX_SLOTS - 1) as Slot) < OUTBOX_HEAD as usize / WORD);
     assert!(OUTBOX_HEAD.is_multiple_of(0x1000) && RING_MIN.is_multiple_of(0x1000));
     assert!(head(1) - head(0) == 128 / WORD && intent(3) + 1 < park(3));
+    assert!(park(3) < want(3) && want(3) < beat(3) && leaving(3) < seen(3) && seen(3) < mark(3, 0));
+    assert!(mark(3, MARKS - 1) < mapped(3, 0) && CURSOR_BYTES.is_multiple_of(64) && RESUME.is_multiple_of(64));
 };
 
 /// The directory.

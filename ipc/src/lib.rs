@@ -17,7 +17,6 @@ mod bell;
 mod client;
 pub mod codec;
 pub mod directory;
-mod drain;
 pub mod frame;
 mod grace;
 pub mod layout;
@@ -26,7 +25,8 @@ mod map;
 pub mod memory;
 mod participant;
 mod peer;
-mod publisher;
+mod publish;
+mod receive;
 mod record;
 mod ring;
 mod rule;
@@ -42,12 +42,12 @@ pub use client::{
     connect, connect_over,
 };
 pub use directory::{ChannelEntry, Directory, DirectoryError, DirectoryReader, SlotEntry, SlotState};
-pub use drain::{Announced, Delivery, Drain, Loss, LossCause, TURN, Turn};
 pub use participant::{
     Accusation, Control, Counters, JoinError, Participant, PeerPosition, Place, head_of, join, monotonic_ns,
 };
 pub use peer::PeerError;
-pub use publisher::{Batch, Outgoing, PublishError, Published, Publisher, To};
+pub use publish::{Batch, Outgoing, PublishError, Published, Publisher, To};
+pub use receive::{Announced, Delivery, Drain, Loss, LossCause, TURN, Turn};
 pub use rule::Rule;
 pub use slots::{ChannelId, SUPERVISOR, Slot, SlotSet};
 pub use tag::Tag;

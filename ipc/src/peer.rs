@@ -10,7 +10,7 @@ use crate::bell;
 use crate::layout::{
     self, LAYOUT_VERSIONS, OUTBOX_HEAD, OUTBOX_MAGIC, POSITION_LIMIT, RECORD_ALIGN, identity, is_ring_size,
 };
-use crate::map::PeerMap;
+use crate::map::{PeerMap, Word};
 use crate::memory::{self, MemoryError};
 use crate::slots::Slot;
 use crate::sync::Ordering::{Acquire, Release};
@@ -96,6 +96,11 @@ impl Peer {
         let head = self.map.load(layout::head(self.slot));
         fence(Acquire);
         head.clamp(self.base, POSITION_LIMIT) / RECORD_ALIGN * RECORD_ALIGN
+    }
+
+    /// The word that says whether it sleeps, for whoever looks at it with every message.
+    pub(crate) fn park_word(&self) -> Option<Word> {
+        self.map.word(layout::park(self.slot))
     }
 
     pub(crate) fn ring_bell(&self) {

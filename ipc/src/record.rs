@@ -39,10 +39,30 @@ pub(crate) enum Kind {
     Chain,
 }
 
+/// Where the tag stands in the first word of a header.
+pub(crate) const TAG_SHIFT: u32 = 36;
+/// Where the sequence number stands in the third.
+pub(crate) const SEQUENCE_SHIFT: u32 = 32;
+
 const MESSAGE: u64 = 1;
 const PAD: u64 = 2;
 const CHAIN_FIRST: u64 = 3;
 const CHAIN_ABANDONED: u64 = 6;
+
+/// What in the first word of a header tells a message without a session and with a known tag from all else.
+const PLAIN_BITS: u64 = 0xf << 32 | 0xc << TAG_SHIFT | (FLAG_SESSION as u64) << 40;
+
+/// Whether the first word of a header is that of a message that has no session and carries a known tag.
+#[inline]
+pub(crate) const fn is_plain(first: u64) -> bool {
+    first & PLAIN_BITS == MESSAGE << 32
+}
+
+/// The third word of the header of the next message on the same channel: its number is one higher, and wraps.
+#[inline]
+pub(crate) const fn next_third(third: u64) -> u64 {
+    third.wrapping_add(1 << SEQUENCE_SHIFT)
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Header {
@@ -74,10 +94,10 @@ impl Header {
     pub(crate) fn to_words(self) -> [u64; 4] {
         let first = u64::from(self.length)
             | u64::from(self.kind & 0xf) << 32
-            | u64::from(self.tag & 0xf) << 36
+            | u64::from(self.tag & 0xf) << TAG_SHIFT
             | u64::from(self.flags) << 40
             | u64::from(self.incarnation) << 48;
-        let third = u64::from(self.channel) | u64::from(self.to) << 16 | u64::from(self.sequence) << 32;
+        let third = u64::from(self.channel) | u64::from(self.to) << 16 | u64::from(self.sequence) << SEQUENCE_SHIFT;
         [first, self.position, third, self.reference]
     }
 
@@ -166,6 +186,15 @@ mod tests {
         assert_eq!(header.check(0, 64, RING, LIMIT), Err(Rule::Session));
         header.kind = 0;
         assert_eq!(header.check(0, 64, RING, LIMIT), Err(Rule::Kind));
+    }
+
+    #[test]
+    fn a_plain_message_has_no_session_and_a_known_tag() {
+        let plain = |kind, tag, flags| is_plain(Header { kind, tag, flags, ..message(64, 99) }.to_words()[0]);
+        assert!((0..4).all(|tag| plain(1, tag, FLAG_TO_ONE)));
+        assert!(!(4..16).any(|tag| plain(1, tag, 0)));
+        assert!(!plain(1, 0, FLAG_SESSION));
+        assert!(![0, 2, 3, 4, 5, 6, 7, 9].into_iter().any(|kind| plain(kind, 0, 0)));
     }
 
     proptest! {

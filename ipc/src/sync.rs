@@ -20,12 +20,12 @@ pub(crate) use std::thread::yield_now;
 pub(crate) trait Words {
     /// One word; 0 outside the memory, so that a wrong number can never read anything else.
     fn load(&self, word: usize) -> u64;
-    /// Four words from `first` on; zeroes outside the memory.
-    fn four(&self, first: usize) -> [u64; 4] {
-        std::array::from_fn(|index| self.load(first + index))
+    /// Copies the words from `first` on into private memory; zeroes when any of them lies outside.
+    fn copy(&self, first: usize, into: &mut [u64]) {
+        for (index, word) in into.iter_mut().enumerate() {
+            *word = self.load(first + index);
+        }
     }
-    /// Appends `count` words from `first` on to `into`; nothing when any of them lies outside.
-    fn append(&self, first: usize, count: usize, into: &mut Vec<u64>);
 }
 
 /// Memory that is ours alone to write.
@@ -34,12 +34,16 @@ pub(crate) trait OwnWords: Words {
     fn store(&self, word: usize, value: u64);
     /// Stores one word after everything before it: what a reader that sees it has seen as well.
     fn publish(&self, word: usize, value: u64);
-    /// Stores four words from `first` on, relaxed.
-    fn store_four(&self, first: usize, values: [u64; 4]) {
-        for (index, value) in values.into_iter().enumerate() {
+    /// Stores words, and bytes as words behind them, from `first` on, relaxed, the last one padded with zeroes;
+    /// ignored when they do not fit.
+    fn store_all<const N: usize>(&self, first: usize, words: [u64; N], bytes: &[u8]) {
+        for (index, value) in words.into_iter().enumerate() {
             self.store(first + index, value);
         }
+        for (index, bytes) in bytes.chunks(8).enumerate() {
+            let mut value = [0; 8];
+            value[..bytes.len()].copy_from_slice(bytes);
+            self.store(first + N + index, u64::from_le_bytes(value));
+        }
     }
-    /// Stores bytes as words from `first` on, relaxed, the last one padded with zeroes; ignored when they do not fit.
-    fn store_bytes(&self, first: usize, bytes: &[u8]);
 }

@@ -20,6 +20,12 @@ impl Tag {
     /// The tag with this number, if there is one.
     #[inline]
     pub fn from_number(number: u8) -> Option<Tag> {
-        [Tag::Bytes, Tag::Text, Tag::Json, Tag::Msgpack].into_iter().find(|tag| *tag as u8 == number)
+        match number {
+            0 => Some(Tag::Bytes),
+            1 => Some(Tag::Text),
+            2 => Some(Tag::Json),
+            3 => Some(Tag::Msgpack),
+            _ => None,
+        }
     }
 }

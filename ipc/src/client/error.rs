@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::link::{LINK_VARIABLE, LINK_VERSIONS};
 use crate::participant::JoinError;
-use crate::publisher::PublishError;
+use crate::publish::PublishError;
 
 /// Why a process did not get its place.
 #[derive(Debug, thiserror::Error)]

@@ -11,12 +11,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::error::ConnectError;
 use super::herd::Me;
 use super::link::{self, Link};
-use crate::drain::Drain;
 use crate::frame::Hello;
 use crate::layout::LAYOUT_VERSIONS;
 use crate::link::{LINK_VERSIONS, ToInstance, Welcome};
 use crate::participant::{Control, Participant, Place, join};
-use crate::publisher::Publisher;
+use crate::publish::Publisher;
+use crate::receive::Drain;
 use crate::seqpacket::{self, MAX_RECORD, Wait};
 
 const LIMIT: Duration = Duration::from_secs(10);

@@ -11,11 +11,11 @@ use super::link::Answer;
 use super::message::SessionId;
 use super::receiver::Receiver;
 use crate::directory::SlotState;
-use crate::drain::Drain;
 use crate::layout::MAX_SLOTS;
 use crate::link::{ToSupervisor, Welcome};
 use crate::participant::Control;
-use crate::publisher::{Outgoing, Published, Publisher, To};
+use crate::publish::{Outgoing, Published, Publisher, To};
+use crate::receive::Drain;
 use crate::slots::{ChannelId, SUPERVISOR, Slot};
 use crate::tag::Tag;
 

@@ -8,7 +8,7 @@ use super::error::ReceiveError;
 use super::herd::Herd;
 use super::message::Message;
 use super::receiver::Receiver;
-use crate::drain::{Delivery, Loss, TURN, Turn};
+use crate::receive::{Delivery, Loss, TURN, Turn};
 
 /// Sleeps are cut into pieces of this, so that a shutdown is never slept through.
 const NAP: Duration = Duration::from_secs(1);
@@ -74,6 +74,7 @@ impl Inbox {
                 return Ok(Some(message));
             }
             let mut receiver = lock(&self.herd);
+            receiver.drain.gather();
             let turn = receiver.fill();
             self.ready = receiver.take();
             if !self.ready.is_empty() || turn.more {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::drain::Delivery;
+use crate::receive::Delivery;
 use crate::slots::{ChannelId, SUPERVISOR, Slot};
 use crate::tag::Tag;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::message::{Message, SessionId};
 use crate::directory::DirectoryReader;
-use crate::drain::{Delivery, Drain, TURN, Turn};
 use crate::participant::Control;
+use crate::receive::{Delivery, Drain, TURN, Turn};
 use crate::slots::ChannelId;
 
 /// What a waiting publisher takes in before the application asks for it.

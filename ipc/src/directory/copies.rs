@@ -23,8 +23,8 @@ pub(crate) fn commit(own: &impl OwnWords, counter: usize, words: &[u64], copy: i
 }
 
 /// The current copy of an entry; `None` when it has none yet, or never held still.
-pub(crate) fn read(from: &impl Words, counter: usize, words: usize, copy: impl Fn(u64) -> usize) -> Option<Vec<u64>> {
-    let mut taken = Vec::with_capacity(words);
+pub(crate) fn read<const N: usize>(from: &impl Words, counter: usize, copy: impl Fn(u64) -> usize) -> Option<[u64; N]> {
+    let mut taken = [0; N];
     for _ in 0..ATTEMPTS {
         let before = from.load(counter);
         if before == 0 {
@@ -32,8 +32,7 @@ pub(crate) fn read(from: &impl Words, counter: usize, words: usize, copy: impl F
         }
         // Acquire: pairs with the Release of the counter in `commit`; the copy is whole.
         fence(Acquire);
-        taken.clear();
-        from.append(copy(before), words, &mut taken);
+        from.copy(copy(before), &mut taken);
         // Acquire: pairs with the Release fence in `commit`. If any word was newer, the counter is seen to have moved.
         fence(Acquire);
         if from.load(counter) == before {

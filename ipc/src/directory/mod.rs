@@ -15,6 +15,7 @@ mod writer;
 pub use reader::DirectoryReader;
 pub use writer::{Directory, DirectoryError};
 
+use crate::layout::directory::{CHANNEL_WORDS, SLOT_WORDS};
 use crate::slots::SlotSet;
 
 /// What a slot is.
@@ -70,29 +71,29 @@ pub struct ChannelEntry {
 const HAS_INSTANCE: u64 = 1 << 32;
 
 impl SlotEntry {
-    fn to_words(self) -> [u64; 7] {
+    fn to_words(self) -> [u64; SLOT_WORDS] {
         let place = self.state as u64 | u64::from(self.incarnation) << 32;
         [place, self.instance.map_or(0, |id| u64::from(id) | HAS_INSTANCE), 0, 0, 0, 0, 0]
     }
 
-    fn from_words(words: &[u64]) -> Option<SlotEntry> {
-        let &[place, instance, ..] = words else { return None };
-        Some(SlotEntry {
+    fn from_words(words: [u64; SLOT_WORDS]) -> SlotEntry {
+        let [place, instance, ..] = words;
+        SlotEntry {
             state: SlotState::from_number(place & 0xff),
             incarnation: (place >> 32) as u32,
             instance: (instance & HAS_INSTANCE != 0).then_some(instance as u32),
-        })
+        }
     }
 }
 
 impl ChannelEntry {
-    fn to_words(self) -> [u64; 8] {
+    fn to_words(self) -> [u64; CHANNEL_WORDS] {
         let [a, b, c, d] = self.subscribers.0;
         [self.policy, self.max_message, self.group, a, b, c, d, 0]
     }
 
-    fn from_words(words: &[u64]) -> Option<ChannelEntry> {
-        let &[policy, max_message, group, a, b, c, d, _] = words else { return None };
-        Some(ChannelEntry { policy, max_message, group, subscribers: SlotSet([a, b, c, d]) })
+    fn from_words(words: [u64; CHANNEL_WORDS]) -> ChannelEntry {
+        let [policy, max_message, group, a, b, c, d, _] = words;
+        ChannelEntry { policy, max_message, group, subscribers: SlotSet([a, b, c, d]) }
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use super::{ChannelEntry, SlotEntry, copies};
 use crate::layout::directory as at;
 use crate::layout::{LAYOUT_VERSIONS, MAX_CHANNELS, MAX_NAME, MAX_SLOTS};
-use crate::map::{PeerMap, bytes_of};
+use crate::map::{PeerMap, Word, bytes_of};
 use crate::memory::{self, MemoryError};
 use crate::slots::{ChannelId, Slot};
 use crate::sync::Ordering::Acquire;
@@ -69,6 +69,11 @@ impl DirectoryReader {
         self.map.load(at::VERSION)
     }
 
+    /// The word of the version, for whoever looks at it with every message.
+    pub(crate) fn version_word(&self) -> Word {
+        self.map.word(at::VERSION).expect("the mapping has the size of a directory")
+    }
+
     /// The herd's number in its supervisor.
     pub fn herd(&self) -> u64 {
         self.map.load(at::HERD)
@@ -89,8 +94,8 @@ impl DirectoryReader {
         if usize::from(slot) >= MAX_SLOTS {
             return SlotEntry::default();
         }
-        let words = copies::read(&self.map, at::slot(slot), at::SLOT_WORDS, |counter| at::slot_copy(slot, counter));
-        words.and_then(|words| SlotEntry::from_words(&words)).unwrap_or_default()
+        let words = copies::read(&self.map, at::slot(slot), |counter| at::slot_copy(slot, counter));
+        words.map(SlotEntry::from_words).unwrap_or_default()
     }
 
     /// A channel's entry; `None` when there is no such channel.
@@ -98,9 +103,8 @@ impl DirectoryReader {
         if usize::from(id.0) >= MAX_CHANNELS {
             return None;
         }
-        let words =
-            copies::read(&self.map, at::channel(id), at::CHANNEL_WORDS, |counter| at::channel_copy(id, counter))?;
-        ChannelEntry::from_words(&words)
+        let words = copies::read(&self.map, at::channel(id), |counter| at::channel_copy(id, counter))?;
+        Some(ChannelEntry::from_words(words))
     }
 
     /// A channel's name; `None` when there is no such channel.
@@ -125,8 +129,8 @@ impl DirectoryReader {
 
     fn text(&self, word: usize, bytes: u64) -> String {
         let bytes = bytes.min(MAX_NAME as u64) as usize;
-        let mut words = Vec::with_capacity(bytes.div_ceil(8));
-        self.map.append(word, bytes.div_ceil(8), &mut words);
+        let mut words = vec![0; bytes.div_ceil(8)];
+        self.map.copy(word, &mut words);
         String::from_utf8_lossy(bytes_of(&words, bytes)).into_owned()
     }
 }

@@ -107,7 +107,7 @@ impl Directory {
         map.store(at::HERD, herd);
         map.store(at::EPOCH, epoch);
         map.store(at::HERD_NAME_BYTES, herd_name.len() as u64);
-        map.store_bytes(at::HERD_NAME, herd_name.as_bytes());
+        map.store_all(at::HERD_NAME, [], herd_name.as_bytes());
         map.store(at::VERSION, version);
         map.publish(at::MAGIC, at::MAGIC_VALUE);
         let slots = vec![SlotEntry::default(); MAX_SLOTS];
@@ -131,7 +131,7 @@ impl Directory {
         self.names.insert(name.to_owned(), id);
         self.channels.push((name.to_owned(), ChannelEntry::default()));
         self.map.store(at::channel_name_bytes(id), name.len() as u64);
-        self.map.store_bytes(at::channel_name(id), name.as_bytes());
+        self.map.store_all(at::channel_name(id), [], name.as_bytes());
         self.write_channel(id);
         Ok(id)
     }

@@ -50,6 +50,12 @@ impl Held {
         None
     }
 
+    /// More records were kept for it, up to `end`, without a gap behind the last one.
+    pub(crate) fn extend(&mut self, end: u64) {
+        debug_assert!(end >= self.last_kept);
+        self.last_kept = end;
+    }
+
     /// How far this reader holds the writer back, if it does. `cursor` is its own word, just loaded; the caller fences
     /// before it overwrites anything.
     pub(crate) fn gate(&mut self, cursor: u64, head: u64, ring: u64) -> Option<u64> {

@@ -17,7 +17,7 @@ mod writer;
 pub(crate) use gate::Held;
 #[cfg(all(test, loom))]
 pub(crate) use reader::Lap;
-pub(crate) use reader::{Look, RingReader};
+pub(crate) use reader::{RingReader, Taken};
 pub(crate) use wake::{Sleeper, Waker, ask_for_room, show_cursor};
 pub(crate) use writer::{Need, RingWriter};
 

@@ -1,6 +1,6 @@
 //! Reading a peer's ring, which is foreign memory: copied word by word, checked, never believed.
 
-use crate::layout::{self, MARKS, POSITION_LIMIT, RECORD_ALIGN, RECORD_HEADER};
+use crate::layout::{self, MARKS, POSITION_LIMIT, RECORD_ALIGN, WORD};
 use crate::record::{Header, Kind};
 use crate::rule::Rule;
 use crate::slots::Slot;
@@ -12,6 +12,9 @@ use crate::sync::{Words, fence};
 pub(crate) struct RingReader {
     publisher: Slot,
     reader: Slot,
+    /// Where the words stand that every look needs; worked out once.
+    head_word: usize,
+    intent_word: usize,
     ring: u64,
     limit: u64,
     /// Position of the next record.
@@ -20,13 +23,13 @@ pub(crate) struct RingReader {
     head: u64,
 }
 
-/// What one look at the next record found.
+/// What was copied from a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// Nothing before the head that was taken over last.
+pub(crate) enum Taken {
+    /// Nothing lies before the head that was taken over last.
     Empty,
-    /// A record; it is not to be used before [`RingReader::confirm`] has said that nothing was overtaken.
-    Record(Kind, Header, u64),
+    /// So many bytes from the cursor on, whole. The last record in them may go on behind them.
+    Bytes(u64),
     /// The writer overwrote what stood at the cursor.
     Overtaken,
 }
@@ -43,7 +46,8 @@ pub(crate) struct Lap {
 impl RingReader {
     /// A reader that starts at `cursor`, which is at or beyond the writer's base.
     pub(crate) fn new(publisher: Slot, reader: Slot, ring: u64, limit: u64, cursor: u64) -> RingReader {
-        RingReader { publisher, reader, ring, limit, cursor, head: cursor }
+        let (head_word, intent_word) = (layout::head(publisher), layout::intent(publisher));
+        RingReader { publisher, reader, head_word, intent_word, ring, limit, cursor, head: cursor }
     }
 
     #[inline]
@@ -51,10 +55,15 @@ impl RingReader {
         self.cursor
     }
 
+    /// The most that one record may carry.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Whether the writer has moved since. One load.
     #[inline]
     pub(crate) fn has_news(&self, words: &impl Words) -> bool {
-        words.load(layout::head(self.publisher)) != self.cursor
+        words.load(self.head_word) != self.cursor
     }
 
     /// Whether records lie between the cursor and the head that was taken over last. No load.
@@ -64,7 +73,7 @@ impl RingReader {
 
     /// Takes over the writer's head; false when there is nothing new.
     pub(crate) fn look_ahead(&mut self, words: &impl Words) -> Result<bool, Rule> {
-        let head = words.load(layout::head(self.publisher));
+        let head = words.load(self.head_word);
         // Acquire: pairs with the Release in `RingWriter::commit`; everything below the head is there.
         fence(Acquire);
         if head < self.head || head >= POSITION_LIMIT || !head.is_multiple_of(RECORD_ALIGN) {
@@ -74,31 +83,29 @@ impl RingReader {
         Ok(head != self.cursor)
     }
 
-    /// Looks at the record at `at`, which is the cursor or follows records already looked at.
-    #[inline]
-    pub(crate) fn look(&self, words: &impl Words, at: u64) -> Result<Look, Rule> {
-        if at == self.head {
-            return Ok(Look::Empty);
+    /// Copies what follows the cursor into private memory, as much as that holds, and makes sure that the writer has
+    /// not overtaken it. In one go and not record by record, so that one load need not wait for another.
+    pub(crate) fn take(&self, words: &impl Words, into: &mut [u64]) -> Result<Taken, Rule> {
+        let to_end = self.ring - (self.cursor & (self.ring - 1));
+        let room = (into.len() * WORD) as u64 / RECORD_ALIGN * RECORD_ALIGN;
+        let bytes = (self.head - self.cursor).min(to_end).min(room);
+        if bytes == 0 {
+            return Ok(Taken::Empty);
         }
-        let header = Header::from_words(words.four(layout::ring(at, self.ring)));
-        match header.check(at, self.head, self.ring, self.limit) {
-            Ok((kind, size)) => Ok(Look::Record(kind, header, size)),
-            // An overtaken header may hold anything; only one that was not is a lie.
-            Err(rule) if self.overtaken(words, at)?.is_none() => Err(rule),
-            Err(_) => Ok(Look::Overtaken),
-        }
+        words.copy(layout::ring(self.cursor, self.ring), &mut into[..bytes as usize / WORD]);
+        Ok(if self.overtaken(words, self.cursor)? { Taken::Overtaken } else { Taken::Bytes(bytes) })
     }
 
-    /// Copies the payload of a record just looked at.
-    #[inline]
-    pub(crate) fn copy(&self, words: &impl Words, at: u64, header: &Header, into: &mut Vec<u64>) {
-        let first = layout::ring(at + RECORD_HEADER, self.ring);
-        words.append(first, (header.length as usize).div_ceil(8), into);
+    /// Copies the rest of a record at `at`, of which `taken` bytes were copied before; false when it was overtaken.
+    pub(crate) fn take_rest(&self, words: &impl Words, at: u64, taken: u64, rest: &mut [u64]) -> Result<bool, Rule> {
+        words.copy(layout::ring(at + taken, self.ring), rest);
+        Ok(!self.overtaken(words, at)?)
     }
 
-    /// Whether everything looked at and copied from the cursor on was whole.
-    pub(crate) fn confirm(&self, words: &impl Words) -> Result<bool, Rule> {
-        Ok(self.overtaken(words, self.cursor)?.is_none())
+    /// What a copied and confirmed header says: what the record at `at` is, and how many bytes it takes.
+    #[inline]
+    pub(crate) fn check(&self, header: &Header, at: u64) -> Result<(Kind, u64), Rule> {
+        header.check(at, self.head, self.ring, self.limit)
     }
 
     /// Moves the cursor past records that are done with.
@@ -133,30 +140,30 @@ impl RingReader {
     /// Whether `position` is one to go on from: ahead of us, a border, not beyond the head and not overtaken.
     fn is_whole(&self, words: &impl Words, position: u64) -> Result<bool, Rule> {
         let possible = position > self.cursor && position <= self.head && position.is_multiple_of(RECORD_ALIGN);
-        Ok(possible && self.overtaken(words, position)?.is_none())
+        Ok(possible && !self.overtaken(words, position)?)
     }
 
-    /// By how much the writer may have overwritten what stood at `at`; asked after the words were loaded.
+    /// Whether the writer may have overwritten what stood at `at`; asked after the words were loaded.
     #[inline]
-    fn overtaken(&self, words: &impl Words, at: u64) -> Result<Option<u64>, Rule> {
+    fn overtaken(&self, words: &impl Words, at: u64) -> Result<bool, Rule> {
         // Acquire: pairs with the Release fence in `RingWriter::write`. If any word loaded before was a newer one,
         // this load sees the intent that announced it.
         fence(Acquire);
-        let intent = words.load(layout::intent(self.publisher));
+        let intent = words.load(self.intent_word);
         if intent < self.head || intent >= POSITION_LIMIT {
             return Err(Rule::Intent);
         }
         if intent - at <= self.ring {
-            return Ok(None);
+            return Ok(false);
         }
         self.check_far(words, intent)?;
-        Ok(Some(intent - at - self.ring))
+        Ok(true)
     }
 
     /// A writer that claims to be far ahead must at least have come that far.
     #[cold]
     fn check_far(&self, words: &impl Words, intent: u64) -> Result<(), Rule> {
-        let head = words.load(layout::head(self.publisher));
+        let head = words.load(self.head_word);
         if head < self.head || head >= POSITION_LIMIT {
             return Err(Rule::Head);
         }

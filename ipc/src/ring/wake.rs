@@ -39,18 +39,12 @@ impl Sleeper {
 }
 
 /// What a publisher remembers about one reader's sleep. Belongs to the mapping: a successor's epochs start anew.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Waker {
-    /// Where the reader's park word stands; worked out once, since it is looked at with every message.
-    park: usize,
     rung: u64,
 }
 
 impl Waker {
-    pub(crate) fn new(reader: Slot) -> Waker {
-        Waker { park: layout::park(reader), rung: 0 }
-    }
-
     /// Once after the last commit of a batch, before the park words are looked at.
     #[inline]
     pub(crate) fn fence() {
@@ -58,14 +52,20 @@ impl Waker {
         fence(SeqCst);
     }
 
-    /// Whether the reader has to be rung: it is parked, and was not rung for this sleep yet.
+    /// Whether a park word says that its reader sleeps, or is about to.
     #[inline]
-    pub(crate) fn must_ring(&mut self, reader: &impl Words) -> bool {
-        let epoch = reader.load(self.park);
-        if epoch & 1 == 0 || epoch == self.rung {
+    pub(crate) fn is_parked(park: u64) -> bool {
+        park & 1 != 0
+    }
+
+    /// Whether a reader with this park word, loaded after the fence, has to be rung: it is parked, and was not rung for
+    /// this sleep yet.
+    #[inline]
+    pub(crate) fn must_ring(&mut self, park: u64) -> bool {
+        if !Waker::is_parked(park) || park == self.rung {
             return false;
         }
-        self.rung = epoch;
+        self.rung = park;
         true
     }
 }
