@@ -69,6 +69,8 @@ kinds! {
     Program = 19,
     /// What changed last, for those who watch: a memfd. `owner` 0.
     Journal = 20,
+    /// What a stand-in has in hand, for the next one: a memfd. `owner` instance, `generation` incarnation.
+    Stash = 21,
 }
 
 /// A name in the store.
@@ -125,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_kind_comes_back_and_an_unknown_one_does_not() {
-        for number in 1..=20 {
+        for number in 1..=21 {
             let kind = Kind::from_number(number).unwrap();
             assert_eq!(kind as u16, number);
             let name = Name::part(kind, 70_000, 255, 3);
