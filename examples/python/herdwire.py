@@ -102,6 +102,7 @@ class Herd:
         self._messages = collections.deque()
         self._next_id = 0
         self._last_number = -1
+        self._longest = 4096
         self._paused = False
         self._closed = None
         self._stopping = False
@@ -113,6 +114,7 @@ class Herd:
         threading.Thread(target=self._beat, name="herdwire-beat", daemon=True).start()
         #: Who this process is: herd, app, instance, index, slot, incarnation, max_message.
         self.me = self._ask(op="hello", protocol=PROTOCOL)
+        self._longest = self.me["max_line"]
 
     def __enter__(self):
         return self
@@ -247,6 +249,8 @@ class Herd:
         line = json.dumps(frame, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
         if self._closed:
             raise Closed(self._closed)
+        if len(line) > self._longest:
+            raise Refused("too_large", f"a frame of {len(line)} bytes is longer than {self._longest}")
         try:
             with self._writing:
                 self._pipe.sendall(line)

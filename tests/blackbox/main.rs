@@ -40,6 +40,7 @@ mod listeners;
 mod logs;
 mod logs_kept;
 mod process;
+mod pipe;
 mod ready;
 mod reload;
 mod rescue;

@@ -84,7 +84,7 @@ struct Place {
 /// What woke us.
 enum Woken {
     Written(io::Result<usize>),
-    Seated(Option<(Drain, Control)>),
+    Seated(Option<Box<(Drain, Control)>>),
     News,
 }
 
@@ -112,7 +112,7 @@ impl Writer {
                 Woken::Written(Ok(bytes)) => self.account(bytes),
                 Woken::Written(Err(error)) => return format!("its client does not take anything any more: {error}"),
                 Woken::Seated(place) => {
-                    if let Err(why) = self.take(place) {
+                    if let Err(why) = self.take(place.map(|place| *place)) {
                         return why;
                     }
                 }
@@ -137,7 +137,7 @@ impl Writer {
         tokio::select! {
             bytes = write, if !idle => Woken::Written(bytes),
             () = news, if takes => Woken::News,
-            place = seat(drain) => Woken::Seated(place),
+            place = seat(drain) => Woken::Seated(place.map(Box::new)),
             () = shared.news.notified() => Woken::News,
         }
     }
