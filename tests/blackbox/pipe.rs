@@ -169,7 +169,7 @@ fn must_hear_floods(puppet: &mut Puppet, floods: &[(u32, &str, u64)]) {
         let line = puppet.hears();
         let words: Vec<&str> = line.split(' ').collect();
         let ["heard", "news", from, text] = words[..] else { panic!("{line}") };
-        let (text, number) = text.rsplit_once('-').unwrap();
+        let (text, number) = text.trim_matches('"').rsplit_once('-').unwrap();
         let (from, number): (u32, u64) = (from.parse().unwrap(), number.parse().unwrap());
         let expected = next.iter_mut().find(|((of, with), _)| (*of, *with) == (from, text)).unwrap().1;
         assert_eq!(number, *expected, "of {from} by {}:{}", puppet.app, puppet.index);

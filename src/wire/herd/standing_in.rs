@@ -60,7 +60,7 @@ impl Herd {
         self.sit_down(slot, member, outbox.clone(), base, end);
         self.map(slot, &outbox, false);
         if let Some(Link::StandIn(stand_in)) = links.get_mut(&key) {
-            stand_in.take_place(Seated { publisher, drain, control, published });
+            stand_in.take_place(Seated { publisher, drain, control }, published);
         }
         self.directory.set_slot(slot, SlotState::Running, incarnation, Some(member.instance));
         self.make_known(slot, key, &outbox, links);

@@ -160,12 +160,14 @@ impl Reader {
         let mut watched = [PollFd::new(descriptor, PollFlags::empty())];
         let looked = poll(&mut watched, PollTimeout::ZERO).is_ok();
         let closed = watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
-        if self.finishing || !looked || closed {
+        if !looked || closed {
             return Err(End::Gone("its client has closed the pipe"));
         }
-        while !self.finishing {
-            let event = self.told.recv().await;
-            self.hear(event)?;
+        while !self.finishing && !self.shared.deaf.load(Relaxed) {
+            tokio::select! {
+                () = self.shared.room.notified() => {}
+                event = self.told.recv() => self.hear(event)?,
+            }
         }
         Err(End::Gone("its client is gone"))
     }
@@ -326,18 +328,9 @@ impl Reader {
     }
 
     fn take(&mut self, seated: Seated) -> Result<(), End> {
-        let Seated { publisher, drain, control, published } = seated;
+        let Seated { publisher, drain, control } = seated;
         let room = control.bell().try_clone_to_owned().and_then(Watched::new);
         let room = room.map_err(|error| End::Closed(format!("no descriptor is left: {error}")))?;
-        let mut stash = self.shared.stash();
-        stash.set_greeted();
-        if published {
-            stash.set_published(true);
-        }
-        let books = stash.books();
-        (books.head, books.incarnation) = (publisher.head(), u64::from(control.place().incarnation));
-        stash.commit();
-        drop(stash);
         if let Some(give) = self.give.take() {
             // The task that writes is over when the client has closed its end.
             let _ = give.send((drain, control.clone()));

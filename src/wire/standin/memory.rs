@@ -7,8 +7,8 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{Release, SeqCst};
+use std::sync::atomic::{AtomicU64, compiler_fence};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -72,6 +72,8 @@ impl Memory {
         let place = unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) };
         // Release: nothing that was written before it in the program is written after it.
         place.store(word.to_le(), Release);
+        // Nor is anything that is written after it written before.
+        compiler_fence(SeqCst);
     }
 }
 

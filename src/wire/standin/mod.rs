@@ -63,8 +63,6 @@ pub(super) struct Seated {
     pub publisher: Publisher,
     pub drain: Drain,
     pub control: Control,
-    /// Whether the next message of the client is published already: a predecessor died before it could say so.
-    pub published: bool,
 }
 
 /// What the task that reads is told.
@@ -94,6 +92,8 @@ struct Shared {
     room: Notify,
     /// The reason was given; once it is written, all is over.
     closing: AtomicBool,
+    /// The client does not take anything any more. What it says still counts.
+    deaf: AtomicBool,
     figures: Figures,
 }
 
@@ -152,6 +152,7 @@ impl StandIn {
             news: Notify::new(),
             room: Notify::new(),
             closing: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
             figures: Figures::default(),
         });
         if shared.stash().is_ended() {
@@ -194,8 +195,18 @@ impl StandIn {
         (books.incarnation as u32, books.head)
     }
 
-    /// Has its place now.
-    pub(super) fn take_place(&mut self, seated: Seated) {
+    /// Has its place now. `published`: the next message of the client is published already, a predecessor died before
+    /// it could say so. Written down before the outbox by which that shows may go.
+    pub(super) fn take_place(&mut self, seated: Seated, published: bool) {
+        let mut stash = self.shared.stash();
+        stash.set_greeted();
+        if published {
+            stash.set_published(true);
+        }
+        let books = stash.books();
+        (books.head, books.incarnation) = (seated.publisher.head(), u64::from(seated.control.place().incarnation));
+        stash.commit();
+        drop(stash);
         self.control = Some(seated.control.clone());
         self.tell_task(Event::Seated(Box::new(seated)));
     }

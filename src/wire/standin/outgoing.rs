@@ -110,7 +110,12 @@ impl Writer {
             }
             match self.wait(takes, idle).await {
                 Woken::Written(Ok(bytes)) => self.account(bytes),
-                Woken::Written(Err(error)) => return format!("its client does not take anything any more: {error}"),
+                Woken::Written(Err(_)) if self.shared.closing.load(Relaxed) => return "it was closed".to_owned(),
+                Woken::Written(Err(_)) => {
+                    self.shared.deaf.store(true, Relaxed);
+                    // The reader may wait for this to be over.
+                    self.shared.room.notify_one();
+                }
                 Woken::Seated(place) => {
                     if let Err(why) = self.take(place.map(|place| *place)) {
                         return why;
@@ -189,6 +194,9 @@ impl Writer {
 
     /// Frames what is to go, once everything framed before has gone.
     fn frame(&mut self) {
+        if self.shared.deaf.load(Relaxed) {
+            return self.throw_away();
+        }
         if !self.framed.is_empty() {
             return;
         }
@@ -206,6 +214,16 @@ impl Writer {
             if self.framed.len() >= FRAMED {
                 break;
             }
+        }
+    }
+
+    /// For a client that takes nothing any more, but still says something, nothing waits and nobody is held up.
+    fn throw_away(&mut self) {
+        (self.framed, self.ends, self.written) = (Vec::new(), Vec::new(), 0);
+        let mut stash = self.shared.stash();
+        if stash.waiting() > 0 {
+            stash.sent(usize::MAX);
+            self.shared.room.notify_one();
         }
     }
 
