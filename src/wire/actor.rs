@@ -129,8 +129,9 @@ impl Actor {
                 }
             }
             Command::Forget { instance } => {
-                let of_it = self.members.keys().filter(|key| key.instance == instance).copied();
-                of_it.collect::<Vec<_>>().into_iter().for_each(|key| self.over(key));
+                let over = |(key, known): &(&Key, &Known)| key.instance == instance && known.over_by.is_some();
+                let over: Vec<Key> = self.members.iter().filter(over).map(|(key, _)| *key).collect();
+                over.into_iter().for_each(|key| self.over(key));
                 for herd in self.herds.values_mut() {
                     herd.forget(instance, &mut self.links);
                 }
@@ -144,7 +145,8 @@ impl Actor {
             Command::Shutdown { instance, incarnation, told } => {
                 let key = Key { instance, incarnation };
                 let greeted = self.members.get(&key).is_some_and(|known| known.greeted);
-                let link = self.links.get_mut(&key).filter(|_| greeted);
+                let listens = |link: &&mut Link| greeted && !link.stand_in().is_some_and(StandIn::is_over);
+                let link = self.links.get_mut(&key).filter(listens);
                 // Whoever asked may have gone meanwhile.
                 let _ = told.map(|told| told.send(link.is_some()));
                 if let Some(link) = link {
@@ -197,7 +199,8 @@ impl Actor {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::error!(app = %member.app, index = member.index, "its pipe cannot be served: {error}");
-                return;
+                // Nobody else holds it, so that its client learns of its end.
+                return self.around.store.forget(Name::new(Kind::Link, key.instance, key.incarnation));
             }
         };
         self.around.store.keep(stash_name(key), stash.as_fd());

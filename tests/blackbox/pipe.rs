@@ -185,8 +185,7 @@ fn a_flood_in_all_directions_loses_and_doubles_nothing() {
     herd.pythons[0].tell(&format!("many news {COUNT} a"));
     herd.pythons[1].tell(&format!("flood news {COUNT} b"));
     herd.natives[0].tell(&format!("flood news {COUNT} c"));
-    let (a, b, c) =
-        ((herd.python[0].id, "a", COUNT), (herd.python[1].id, "b", COUNT), (herd.native[0].id, "c", COUNT));
+    let (a, b, c) = ((herd.python[0].id, "a", COUNT), (herd.python[1].id, "b", COUNT), (herd.native[0].id, "c", COUNT));
     let [first, second] = &mut herd.pythons[..] else { panic!("there are two") };
     let third = &mut herd.natives[0];
     std::thread::scope(|scope| {
@@ -294,7 +293,8 @@ fn what_is_no_frame_is_answered_and_harms_nobody() {
     assert_eq!(frame(hand)["error"], "bad_frame");
     hand.does("say-bytes 00000a");
     assert_eq!(frame(hand)["error"], "bad_frame");
-    let deep = format!(r#"{{"op":"publish","channel":"news","id":5,"value":{}{}}}"#, "[".repeat(5000), "]".repeat(5000));
+    let deep =
+        format!(r#"{{"op":"publish","channel":"news","id":5,"value":{}{}}}"#, "[".repeat(5000), "]".repeat(5000));
     let refused = says(hand, &deep);
     assert_eq!((&refused["error"], &refused["id"]), (&"bad_frame".into(), &5.into()));
     assert_eq!(says(hand, r#"{"op":"fly","id":6}"#)["error"], "unknown_operation");

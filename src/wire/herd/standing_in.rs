@@ -36,9 +36,9 @@ impl Herd {
         let (mut published, mut predecessor) = (false, None);
         if stand_in.is_inherited() {
             let (written, head) = stand_in.written();
-            published = self.outbox_of(slot, written).is_some_and(|outbox| {
-                herdwire_ipc::head_of(outbox.memory.as_fd()).is_ok_and(|reached| reached > head)
-            });
+            published = self
+                .outbox_of(slot, written)
+                .is_some_and(|outbox| herdwire_ipc::head_of(outbox.memory.as_fd()).is_ok_and(|reached| reached > head));
             predecessor = Some(herdwire_ipc::predecessor_at(slot, stand_in.cursors())?);
         } else if let Some(seat) = self.seats.get(&slot) {
             predecessor = Some(seat.outbox.memory.try_clone()?);
@@ -95,4 +95,3 @@ impl Herd {
         all.find(|outbox| outbox.incarnation == incarnation)
     }
 }
-

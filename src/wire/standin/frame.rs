@@ -218,7 +218,9 @@ fn session(raw: &RawValue) -> Result<u128, String> {
 }
 
 fn tag(raw: &RawValue) -> Result<Tag, String> {
-    let named = |text: Cow<'_, str>| [Tag::Bytes, Tag::Text, Tag::Json, Tag::Msgpack].into_iter().find(|tag| word(*tag) == text);
+    let named = |text: Cow<'_, str>| {
+        [Tag::Bytes, Tag::Text, Tag::Json, Tag::Msgpack].into_iter().find(|tag| word(*tag) == text)
+    };
     text(raw).and_then(named).ok_or_else(|| "`tag` must be `json`, `text`, `bytes` or `msgpack`".to_owned())
 }
 
@@ -347,13 +349,15 @@ mod tests {
         let said = |line: &'static str| read(line.as_bytes()).unwrap();
         assert_eq!(said(r#"{"op":"hello","protocol":1}"#), Frame { id: None, request: Request::Hello });
         assert_eq!(said(r#" {"op":"subscribe","channel":"a","id":7}"#).id, Some("7"));
-        let Request::Publish(publish) = said(r#"{"op":"publish","channel":"o\u0072","value":{"a": 1e400},"to":3}"#).request
+        let Request::Publish(publish) =
+            said(r#"{"op":"publish","channel":"o\u0072","value":{"a": 1e400},"to":3}"#).request
         else {
             panic!("it is one")
         };
         assert_eq!((&*publish.channel, publish.to, publish.tag), ("or", Some(3), Tag::Json));
         assert_eq!(&*publish.payload, br#"{"a": 1e400}"#, "as it was written");
-        let Request::Publish(publish) = said(r#"{"op":"publish","channel":"c","base64":"AAE=","tag":"msgpack"}"#).request
+        let Request::Publish(publish) =
+            said(r#"{"op":"publish","channel":"c","base64":"AAE=","tag":"msgpack"}"#).request
         else {
             panic!("it is one")
         };
@@ -364,7 +368,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_has_a_word_for_it() {
-        for line in ["", "[]", "7", "{", r#"{"op":7}"#, r#"{"channel":"x"}"#, r#"{"op":"subscribe"}"#, "{\"op\":\"beat\"} x"] {
+        for line in
+            ["", "[]", "7", "{", r#"{"op":7}"#, r#"{"channel":"x"}"#, r#"{"op":"subscribe"}"#, "{\"op\":\"beat\"} x"]
+        {
             assert_eq!(code(line), "bad_frame", "{line}");
         }
         assert_eq!(read(b"{\"op\":\"\xff\"}").unwrap_err().code, "bad_frame");
@@ -383,8 +389,7 @@ mod tests {
     #[test]
     fn json_of_others_stands_within_a_frame_only_if_it_is_json() {
         let told = |tag: Tag, payload: &[u8]| {
-            let kept =
-                Kept { channel: 0, from: 1, from_incarnation: 1, tag, session: Some(255), alone: true, payload };
+            let kept = Kept { channel: 0, from: 1, from_incarnation: 1, tag, session: Some(255), alone: true, payload };
             let mut line = Vec::new();
             message(3, "a\"b", Some(4), &kept, &mut line);
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);

@@ -45,9 +45,15 @@ enum End {
     Closed(String),
 }
 
-/// Serves a client until it is over.
-pub(super) async fn run(shared: Arc<Shared>, commands: mpsc::Sender<Command>, told: mpsc::Receiver<Event>, give: Give) {
-    let (key, again) = (shared.key, shared.stash().is_greeted());
+/// Serves a client until it is over. `again`: a predecessor has served it before.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    again: bool,
+    commands: mpsc::Sender<Command>,
+    told: mpsc::Receiver<Event>,
+    give: Give,
+) {
+    let key = shared.key;
     if shared.stash().is_ended() {
         return;
     }
@@ -210,10 +216,6 @@ impl Reader {
             place.control.beat();
         }
         let (id, answer) = match frame::read(&line) {
-            Ok(Frame { id, request: Request::Leave }) => {
-                let _ = id;
-                return Err(End::Closed("the client leaves".to_owned()));
-            }
             Ok(Frame { id, request }) => {
                 self.bad = 0;
                 (id, self.request(request).await?)
@@ -224,8 +226,7 @@ impl Reader {
             }
         };
         let inside = match answer {
-            Ok(("ok", fields)) if id.is_none() && fields.is_empty() => None,
-            // Published, and nobody asked.
+            // Done, and nobody asked.
             Ok(("ok", _)) if id.is_none() => None,
             Ok((op, fields)) => Some(frame::inside(op, id, &fields)),
             Err((code, message)) => Some(frame::error(id, code, &message)),

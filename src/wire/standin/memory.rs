@@ -44,7 +44,8 @@ impl Memory {
         let bytes = usize::try_from(fstat(fd.as_fd())?.st_size).unwrap_or(0);
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::UnexpectedEof)?;
         // SAFETY: a new shared mapping at an address that the kernel chooses; nothing else is affected.
-        let base = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
+        let base =
+            unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
         let memory = Memory { base: base.cast(), bytes };
         // SAFETY: the range is exactly our new mapping, and the advice changes nothing in this process.
         unsafe { madvise(memory.base.cast(), bytes, MmapAdvise::MADV_DONTFORK)? };

@@ -155,14 +155,15 @@ impl StandIn {
             deaf: AtomicBool::new(false),
             figures: Figures::default(),
         });
+        let again = shared.stash().is_greeted();
         if shared.stash().is_ended() {
             shared.close_with("it was closed by an earlier supervisor");
         }
         let (events, told) = mpsc::channel(EVENTS);
         let (give, drain) = oneshot::channel();
         let tasks = [
-            tokio::spawn(incoming::run(Arc::clone(&shared), commands.clone(), told, give)),
-            tokio::spawn(outgoing::run(Arc::clone(&shared), commands, drain)),
+            tokio::spawn(incoming::run(Arc::clone(&shared), again, commands.clone(), told, give)),
+            tokio::spawn(outgoing::run(Arc::clone(&shared), again, commands, drain)),
         ];
         Ok(StandIn { shared, control: None, events, tasks })
     }
@@ -260,7 +261,8 @@ impl StandIn {
 
     fn meet(&self, slot: Slot, incarnation: u32, retired: bool, descriptors: &[&Arc<OwnedFd>]) {
         let (Some(control), [outbox, bell]) = (&self.control, descriptors) else { return };
-        let copies = outbox.as_fd().try_clone_to_owned().and_then(|outbox| Ok((outbox, bell.as_fd().try_clone_to_owned()?)));
+        let copies =
+            outbox.as_fd().try_clone_to_owned().and_then(|outbox| Ok((outbox, bell.as_fd().try_clone_to_owned()?)));
         let met = copies.map_err(|error| error.to_string()).and_then(|(outbox, bell)| {
             control.add_peer(slot, incarnation, outbox, bell, retired).map_err(|error| error.to_string())
         });

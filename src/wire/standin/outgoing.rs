@@ -15,7 +15,7 @@ use herdwire_ipc::tokio::{Watched, wait_for_news};
 use herdwire_ipc::{ChannelId, Control, Drain, Loss, SUPERVISOR, Slot};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::frame::Kept;
 use super::stash::{Entry, Stash};
@@ -31,13 +31,13 @@ const KEPT: usize = 1 << 20;
 /// How long a client that is closed may take to read why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Writes to a client until it is over.
+/// Writes to a client until it is over. `again`: a predecessor has written to it before.
 pub(super) async fn run(
     shared: Arc<Shared>,
+    again: bool,
     commands: mpsc::Sender<Command>,
     drain: oneshot::Receiver<(Drain, Control)>,
 ) {
-    let again = shared.stash().is_greeted();
     if shared.stash().is_ended() {
         return;
     }
@@ -51,6 +51,7 @@ pub(super) async fn run(
         ends: Vec::new(),
         written: 0,
         untold: 0,
+        until: None,
     };
     let why = writer.serve(again).await;
     // It says that nothing more comes also where other holders have the socket.
@@ -73,6 +74,8 @@ struct Writer {
     written: usize,
     /// Messages that were missed and could not be told yet.
     untold: u64,
+    /// When a client that is closed has had its time.
+    until: Option<Instant>,
 }
 
 struct Place {
@@ -130,8 +133,9 @@ impl Writer {
         let Writer { shared, drain, place, framed, written, .. } = self;
         let write = write(shared, &framed[*written..]);
         if shared.closing.load(Relaxed) {
+            let until = *self.until.get_or_insert_with(|| Instant::now() + LAST_WORDS);
             let late = || io::Error::from(io::ErrorKind::TimedOut);
-            return Woken::Written(timeout(LAST_WORDS, write).await.unwrap_or_else(|_| Err(late())));
+            return Woken::Written(timeout_at(until, write).await.unwrap_or_else(|_| Err(late())));
         }
         let news = async {
             match place {

@@ -179,7 +179,10 @@ impl Stash {
         }
         let (half, came) = (self.half(), self.came);
         let end = half.end.min(half.start + came + READ);
-        &mut self.memory.bytes_mut()[half.start + came..end]
+        let space = &mut self.memory.bytes_mut()[half.start + came..end];
+        // Every page is there before the kernel copies, so that a death finds it done or not begun.
+        space.iter_mut().step_by(1024).for_each(|byte| *byte = 0);
+        space
     }
 
     /// So many bytes were received into [`Stash::space`].
@@ -420,16 +423,8 @@ impl Books {
     }
 
     fn write(&self, bytes: &mut [u8]) {
-        let fields = [
-            self.flags,
-            self.half,
-            self.taken,
-            self.out_end,
-            self.out_sent,
-            self.number,
-            self.head,
-            self.incarnation,
-        ];
+        let fields =
+            [self.flags, self.half, self.taken, self.out_end, self.out_sent, self.number, self.head, self.incarnation];
         for (field, value) in fields.iter().chain(&self.cursors).enumerate() {
             put(bytes, 8 * field, *value);
         }
@@ -485,4 +480,190 @@ fn get(bytes: &[u8], at: usize) -> u64 {
 
 fn put(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use herdwire_ipc::ChannelId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINE: usize = 200;
+
+    fn stash() -> Stash {
+        Stash::open(Stash::create(LINE).unwrap()).unwrap()
+    }
+
+    /// A supervisor dies, and the next one goes on from the same memory.
+    fn successor(stash: Stash) -> Stash {
+        let descriptor = stash.descriptor().try_clone_to_owned().unwrap();
+        drop(stash);
+        Stash::open(descriptor).unwrap()
+    }
+
+    fn receive(stash: &mut Stash, bytes: &[u8]) -> usize {
+        let space = stash.space();
+        let received = bytes.len().min(space.len());
+        space[..received].copy_from_slice(&bytes[..received]);
+        stash.received(received);
+        received
+    }
+
+    fn take_line(stash: &mut Stash) -> Option<Vec<u8>> {
+        let Line::Whole(range) = stash.line(LINE) else { return None };
+        let line = stash.bytes(&range).to_vec();
+        stash.done(&range);
+        stash.commit();
+        Some(line)
+    }
+
+    fn controls(stash: &Stash) -> Vec<(u64, Vec<u8>)> {
+        let inside = |entry| match entry {
+            Entry::Control(inside) => inside.to_vec(),
+            Entry::Message(kept) => kept.payload.to_vec(),
+        };
+        stash.entries(0).map(|(number, entry)| (number, inside(entry))).collect()
+    }
+
+    #[test]
+    fn what_was_received_and_not_done_is_there_for_a_successor_even_if_nobody_said_so() {
+        let mut stash = stash();
+        receive(&mut stash, b"one\ntwo\nthr");
+        assert_eq!(take_line(&mut stash), Some(b"one".to_vec()));
+        // Received, and dead before a single word of it was written down.
+        let space = stash.space();
+        space[..3].copy_from_slice(b"ee\n");
+        let mut stash = successor(stash);
+        assert_eq!(take_line(&mut stash), Some(b"two".to_vec()));
+        assert_eq!(take_line(&mut stash), Some(b"three".to_vec()));
+        assert_eq!(take_line(&mut stash), None);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_said_once_and_skipped_to_its_end() {
+        let mut stash = stash();
+        receive(&mut stash, &[b'x'; LINE + 1]);
+        assert_eq!(stash.line(LINE), Line::TooLong);
+        stash.commit();
+        for _ in 0..10 {
+            receive(&mut stash, &[b'y'; 50_000]);
+            assert_eq!(stash.line(LINE), Line::Partial);
+            stash = successor(stash);
+        }
+        receive(&mut stash, b"end\nnext\n");
+        assert_eq!(take_line(&mut stash), Some(b"next".to_vec()));
+    }
+
+    #[test]
+    fn what_is_to_go_keeps_its_numbers_and_what_went_is_not_said_again() {
+        let mut stash = stash();
+        let delivery = Delivery {
+            from: 3,
+            from_incarnation: 9,
+            channel: ChannelId(7),
+            tag: Tag::Msgpack,
+            session: Some(1 << 100),
+            to_me_alone: true,
+            sequence: 1,
+            position: 64,
+            payload: b"payload",
+        };
+        assert!(stash.add_control(b"a") && stash.add_message(&delivery) && stash.add_control(b"c"));
+        stash.commit();
+        assert!(stash.add_control(b"never committed"));
+        let mut stash = successor(stash);
+        let kept = Kept {
+            channel: 7,
+            from: 3,
+            from_incarnation: 9,
+            tag: Tag::Msgpack,
+            session: Some(1 << 100),
+            alone: true,
+            payload: b"payload",
+        };
+        assert_eq!(stash.entries(1).next(), Some((1, Entry::Message(kept))));
+        stash.sent(2);
+        let mut stash = successor(stash);
+        assert_eq!(controls(&stash), [(2, b"c".to_vec())]);
+        stash.sent(1);
+        assert!(stash.add_control(b"d"));
+        stash.commit();
+        assert_eq!(controls(&successor(stash)), [(3, b"d".to_vec())]);
+    }
+
+    #[test]
+    fn it_takes_the_largest_message_while_it_takes_any_and_then_no_more() {
+        let mut stash = stash();
+        let large = vec![1; (RING_MAX / 8) as usize];
+        while stash.takes_messages() {
+            assert!(stash.add_control(&large));
+        }
+        assert!(!stash.add_control(&large));
+        let entries = stash.entries(0).count();
+        stash.sent(entries);
+        assert!(stash.takes_messages() && stash.takes_answers());
+    }
+
+    #[test]
+    fn memory_of_another_version_is_refused() {
+        let descriptor = Stash::create(LINE).unwrap();
+        let mut memory = Memory::map(descriptor.as_fd()).unwrap();
+        memory.commit(0, MAGIC + 1);
+        drop(memory);
+        assert!(Stash::open(descriptor).is_err());
+    }
+
+    proptest! {
+        /// Against plain queues: whatever comes in whatever pieces, and however often supervisors die, every line is
+        /// handed out once and in order, and every frame goes once and in order.
+        #[test]
+        fn nothing_is_lost_or_doubled_over_any_deaths(steps in prop::collection::vec((0u8..6, 0usize..150), 1..120)) {
+            let mut stash = stash();
+            let (mut sent_lines, mut got_lines) = (Vec::new(), Vec::new());
+            let (mut pending, mut counter): (Vec<u8>, usize) = (Vec::new(), 0);
+            let (mut added, mut gone) = (Vec::new(), Vec::new());
+            for (what, amount) in steps {
+                match what {
+                    0 | 1 => {
+                        counter += 1;
+                        let line = format!("{counter}{}", "x".repeat(amount));
+                        pending.extend_from_slice(line.as_bytes());
+                        pending.push(b'\n');
+                        sent_lines.push(line.into_bytes());
+                        let part = pending.len() - amount / 3;
+                        let received = receive(&mut stash, &pending[..part]);
+                        pending.drain(..received);
+                    }
+                    2 => got_lines.extend(take_line(&mut stash)),
+                    3 => {
+                        let frame = format!("frame-{}", added.len()).into_bytes();
+                        prop_assert!(stash.add_control(&frame));
+                        stash.commit();
+                        added.push(frame);
+                    }
+                    4 => {
+                        let going: Vec<_> = controls(&stash).into_iter().take(amount % 4).collect();
+                        stash.sent(going.len());
+                        gone.extend(going);
+                    }
+                    _ => stash = successor(stash),
+                }
+            }
+            while !pending.is_empty() {
+                let received = receive(&mut stash, &pending);
+                pending.drain(..received);
+                while let Some(line) = take_line(&mut stash) {
+                    got_lines.push(line);
+                }
+            }
+            while let Some(line) = take_line(&mut stash) {
+                got_lines.push(line);
+            }
+            gone.extend(controls(&stash));
+            prop_assert_eq!(got_lines, sent_lines);
+            prop_assert!(gone.iter().map(|(number, _)| *number).eq(0..added.len() as u64));
+            prop_assert!(gone.into_iter().map(|(_, frame)| frame).eq(added));
+        }
+    }
 }
