@@ -171,7 +171,8 @@ impl Stash {
 
     // --- what has come ---
 
-    /// Where to receive into. Never empty: there is room for more than the longest line.
+    /// Where to receive into, once [`Stash::line`] has said that there is no whole one: never empty then, since a half has
+    /// room for more than the longest line.
     pub(super) fn space(&mut self) -> &mut [u8] {
         let taken = self.books.taken as usize;
         if (taken == self.came && taken > 0) || self.half_bytes - self.came < LITTLE {
@@ -550,6 +551,7 @@ mod tests {
             receive(&mut stash, &[b'y'; 50_000]);
             assert_eq!(stash.line(LINE), Line::Partial);
             stash = successor(stash);
+            assert_eq!(stash.line(LINE), Line::Partial);
         }
         receive(&mut stash, b"end\nnext\n");
         assert_eq!(take_line(&mut stash), Some(b"next".to_vec()));
