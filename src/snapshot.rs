@@ -126,11 +126,32 @@ pub struct InstanceView {
     pub listen: Vec<String>,
     /// Its place in the herd's wire; `None` until it says hello.
     pub slot: Option<u16>,
+    /// How it reaches the wire: `native` or `pipe`.
+    #[serde(default)]
+    pub transport: String,
+    /// The supervisor's stand-in for it, where there is one.
+    #[serde(default)]
+    pub stand_in: Option<StandInView>,
     /// What it says and shows of itself.
     #[serde(default)]
     pub health: HealthView,
     /// The app's environment, only where the request asks for it.
     pub env: Option<BTreeMap<String, String>>,
+}
+
+/// A client that the supervisor stands in for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StandInView {
+    /// Lines that were no frame of the protocol.
+    pub bad_frames: u64,
+    /// Messages that it missed because it did not read.
+    pub missed: u64,
+    /// Bytes that wait to be written to it.
+    pub waiting_bytes: u64,
+    /// It has asked for no messages until it says otherwise.
+    pub paused: bool,
+    /// Why nothing is said to it or heard from it any more.
+    pub closed: Option<String>,
 }
 
 /// What an instance says and shows of itself. Empty where nothing asks for it.

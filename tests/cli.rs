@@ -164,6 +164,8 @@ fn instance(app: &str, log: &Path) -> InstanceView {
         max_restarts: 16,
         listen: Vec::new(),
         slot: None,
+        transport: "native".into(),
+        stand_in: None,
         health: Default::default(),
         env: None,
     }

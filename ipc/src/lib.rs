@@ -32,6 +32,7 @@ mod ring;
 mod rule;
 pub mod seqpacket;
 mod slots;
+mod succession;
 mod sync;
 mod tag;
 #[cfg(feature = "tokio")]
@@ -50,4 +51,5 @@ pub use publish::{Batch, Outgoing, PublishError, Published, Publisher, To};
 pub use receive::{Announced, Delivery, Drain, Loss, LossCause, TURN, Turn};
 pub use rule::Rule;
 pub use slots::{ChannelId, SUPERVISOR, Slot, SlotSet};
+pub use succession::predecessor_at;
 pub use tag::Tag;

@@ -8,7 +8,7 @@ use super::client::{Client, ClientError};
 use super::error::CliError;
 use super::output::{self, Output};
 use super::{events, list, select};
-use crate::snapshot::{ExitView, HealthView, InstanceView, Snapshot};
+use crate::snapshot::{ExitView, HealthView, InstanceView, Snapshot, StandInView};
 
 /// Changes that are shown of an instance.
 const EVENTS: u32 = 8;
@@ -80,6 +80,8 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
         ("slot in the wire", instance.slot.map_or_else(|| "none".to_owned(), |slot| slot.to_string())),
     ];
     rows.retain(|(key, _)| *key != "its arguments" || !instance.node_args.is_empty());
+    rows.push(("transport", instance.transport.clone()));
+    rows.extend(stand_in(instance.stand_in.as_ref()));
     rows.extend(health(&instance.health));
     if let Some(fault) = &instance.log_fault {
         let after = rows.iter().position(|(key, _)| *key == "error log").map_or(rows.len(), |at| at + 1);
@@ -96,6 +98,20 @@ fn rows(instance: &InstanceView) -> Vec<(&'static str, String)> {
         rows.insert(1, ("reason", reason.clone()));
     }
     rows
+}
+
+/// What there is to say of a pipe that is not as it should be.
+fn stand_in(view: Option<&StandInView>) -> impl Iterator<Item = (&'static str, String)> {
+    let view = view.cloned().unwrap_or_default();
+    let counted = |count: u64, what: &str| (count > 0).then(|| format!("{count} {what}"));
+    let rows = [
+        ("pipe closed", view.closed),
+        ("pipe missed", counted(view.missed, "messages")),
+        ("pipe refused", counted(view.bad_frames, "frames")),
+        ("pipe waits", counted(view.waiting_bytes, "bytes")),
+        ("pipe paused", view.paused.then(|| "yes".to_owned())),
+    ];
+    rows.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
 
 /// What it says and shows of itself, as far as there is something.

@@ -108,6 +108,7 @@ const FLAGS: &[Flag] = &[
     flag("--notify-descriptor", "notify_descriptor", Number, "Descriptor on which it writes a newline when it is ready"),
     flag("--watchdog", "watchdog", Text, "The most time between two WATCHDOG=1"),
     flag("--heartbeat", "heartbeat", Text, "The most time between two signs of life on the wire"),
+    flag("--transport", "transport", Text, "How it reaches the wire: native, or pipe for JSON over a socket"),
     flag("--max-memory-restart", "max_memory_restart", Text, "Restart it above this much memory"),
     flag("--cron-restart", "cron_restart", Text, "Restart it by this schedule").short('c').or(&["cron"]),
     flag("--cron-timezone", "cron_timezone", Text, "The time zone of the schedule"),

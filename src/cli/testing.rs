@@ -124,6 +124,8 @@ fn instance(id: u32, app: &str) -> InstanceView {
         max_restarts: 16,
         listen: Vec::new(),
         slot: None,
+        transport: "native".into(),
+        stand_in: None,
         health: Default::default(),
         env: None,
     }

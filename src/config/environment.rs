@@ -8,7 +8,7 @@ use std::ffi::OsString;
 
 /// Variables that Herdwire sets for each instance, or that speak of descriptors of one process. Never inherited, and
 /// refused in an app's `env`.
-const OF_ONE_PROCESS: [&str; 17] = [
+const OF_ONE_PROCESS: [&str; 18] = [
     "HERDWIRE_HERD",
     "HERDWIRE_HOME",
     "HERDWIRE_ID",
@@ -19,6 +19,7 @@ const OF_ONE_PROCESS: [&str; 17] = [
     "HERDWIRE_LINK",
     "HERDWIRE_NAME",
     "HERDWIRE_NODE",
+    "HERDWIRE_PIPE_FD",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",

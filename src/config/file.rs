@@ -12,6 +12,7 @@ use super::health::HealthFile;
 use super::output::OutputFile;
 use super::reload::ReloadFile;
 use super::section::{Named, Section, Text, integer};
+use super::spec::Transport;
 use super::triggers::TriggersFile;
 use super::{signal, words};
 
@@ -51,6 +52,7 @@ pub struct AppFile {
     pub ring_size: Option<At<u64>>,
     pub max_message: Option<At<u64>>,
     pub stall_timeout: Option<At<Duration>>,
+    pub transport: Option<At<Transport>>,
     pub env_file: Vec<At<String>>,
     pub restart_window: Option<At<Duration>>,
     pub exp_backoff_restart_delay: Option<At<Duration>>,
@@ -230,6 +232,7 @@ impl AppFile {
             ring_size: section.size("ring_size")?,
             max_message: section.size("max_message")?,
             stall_timeout: section.duration("stall_timeout")?,
+            transport: section.read("transport", "\"native\" or \"pipe\"", transport)?,
             env_file: section.words("env_file")?.unwrap_or_default(),
             restart_window: section.duration("restart_window")?,
             exp_backoff_restart_delay: section.duration("exp_backoff_restart_delay")?,
@@ -335,6 +338,16 @@ fn instances(value: &DeValue<'_>) -> Result<Instances, Option<String>> {
     match value {
         DeValue::String(text) => Instances::from_text(text).map_err(Some),
         DeValue::Integer(_) => integer(value).map(Instances::from_number).ok_or(None),
+        _ => Err(None),
+    }
+}
+
+fn transport(value: &DeValue<'_>) -> Result<Transport, Option<String>> {
+    match value {
+        DeValue::String(text) => [Transport::Native, Transport::Pipe]
+            .into_iter()
+            .find(|transport| transport.as_str() == text)
+            .map_or_else(|| Err(Some(format!("`{text}` is neither \"native\" nor \"pipe\""))), Ok),
         _ => Err(None),
     }
 }

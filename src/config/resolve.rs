@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::error::{At, ConfigError, Place, Problem};
 use super::file::{AppFile, File, Instances};
-use super::spec::{AppSpec, EnvFile, ListenAddress, Settings, WireSpec};
+use super::spec::{AppSpec, EnvFile, ListenAddress, Settings, Transport, WireSpec};
 use super::{address, bounds, environment, health, names, order, output, restarts, script, settings};
 
 /// The most instances that one app may have.
@@ -112,6 +112,7 @@ fn resolve_app(app: &AppFile, surroundings: &Surroundings) -> Result<AppSpec, Co
         rules: restarts::rules(app)?,
         autostart: value(&app.autostart, true),
         wire: wire(app)?,
+        transport: value(&app.transport, Transport::Native),
         name,
         herd,
         command: found.command,

@@ -44,6 +44,9 @@ pub struct AppSpec {
     pub autostart: bool,
     /// What its herd's memory looks like. The first app of a herd decides.
     pub wire: WireSpec,
+    /// How its instances reach the wire.
+    #[serde(default)]
+    pub transport: Transport,
     /// Files of variables that are read when an instance is made, and never stored: over `env`, in their order.
     #[serde(default)]
     pub env_files: Vec<EnvFile>,
@@ -412,6 +415,27 @@ impl Default for Rules {
             shutdown_with_message: false,
             wait_ready: false,
             listen_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// How an instance reaches the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// It maps the herd's memory itself, told how over its link.
+    #[default]
+    Native,
+    /// It speaks JSON, a frame a line, over a socket; the supervisor stands in for it.
+    Pipe,
+}
+
+impl Transport {
+    /// The word that names it in files and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Native => "native",
+            Transport::Pipe => "pipe",
         }
     }
 }

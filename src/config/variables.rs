@@ -1,6 +1,6 @@
 //! The variables that each instance gets beside its app's environment: who it is, in Herdwire's words and in pm2's.
 //!
-//! The trampoline adds what depends on descriptors (`HERDWIRE_LINK`, `LISTEN_*`); `environment` keeps all of them from
+//! The trampoline adds what depends on descriptors (`HERDWIRE_LINK` or `HERDWIRE_PIPE_FD`, `LISTEN_*`); `environment` keeps all of them from
 //! being inherited.
 
 use std::path::Path;

@@ -89,6 +89,7 @@ pub fn changes(old: &AppSpec, new: &AppSpec) -> Vec<Change> {
         rules,
         autostart,
         wire,
+        transport,
         env_files,
         bounds,
         logs,
@@ -107,6 +108,7 @@ pub fn changes(old: &AppSpec, new: &AppSpec) -> Vec<Change> {
     changes.logs(&old.logs, logs);
     changes.deployment(&old.reload, reload);
     changes.wire(&old.wire, wire);
+    changes.reload("transport", *transport != old.transport);
     changes.0
 }
 

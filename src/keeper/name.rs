@@ -72,6 +72,8 @@ kinds! {
     Supervisor = 21,
     /// A socket that is connected to the service manager. `owner` 0.
     Service = 22,
+    /// What a stand-in has in hand, for the next one: a memfd. `owner` instance, `generation` incarnation.
+    Stash = 23,
 }
 
 /// A name in the store.
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn every_kind_comes_back_and_an_unknown_one_does_not() {
-        for number in 1..=22 {
+        for number in 1..=23 {
             let kind = Kind::from_number(number).unwrap();
             assert_eq!(kind as u16, number);
             let name = Name::part(kind, 70_000, 255, 3);

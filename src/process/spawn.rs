@@ -36,8 +36,8 @@ pub struct Launch<'a> {
     pub program: &'a Path,
     /// Its arguments, without its own name.
     pub args: &'a [String],
-    /// Its whole environment. `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES` and `HERDWIRE_LINK` are ours: what stands
-    /// here under these names is dropped.
+    /// Its whole environment. `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, `HERDWIRE_LINK` and `HERDWIRE_PIPE_FD` are
+    /// ours: what stands here under these names is dropped.
     pub env: Vec<(String, String)>,
     /// Where it runs.
     pub cwd: &'a Path,
@@ -46,6 +46,8 @@ pub struct Launch<'a> {
     /// Its end of the link: the first descriptor after the listeners that is not an extra one, its number in
     /// `HERDWIRE_LINK`.
     pub link: Option<OwnedFd>,
+    /// Whether the link is a pipe: its number is in `HERDWIRE_PIPE_FD` then.
+    pub link_is_pipe: bool,
     /// What else it inherits, under these numbers: none of 0 to 2, none of a listener, none twice.
     pub extra: Vec<(RawFd, OwnedFd)>,
     /// Where its stdout and stderr go.
@@ -73,6 +75,7 @@ impl<'a> Launch<'a> {
             cwd,
             listeners: Vec::new(),
             link: None,
+            link_is_pipe: false,
             extra: Vec::new(),
             out: Output::Pipe,
             err: Output::Pipe,
@@ -208,6 +211,8 @@ pub(super) struct Settings {
     pub listeners: u32,
     /// The link's number.
     pub link: Option<RawFd>,
+    /// Which of the two variables has it.
+    pub link_is_pipe: bool,
     /// The extra descriptors' numbers.
     pub extra: Vec<RawFd>,
     pub bounds: Bounds,
@@ -310,6 +315,7 @@ fn seal(launch: &Launch<'_>, link: Option<RawFd>) -> Result<OwnedFd, SpawnError>
         cwd: launch.cwd.as_os_str().as_bytes().to_vec(),
         listeners: launch.listeners.len() as u32,
         link,
+        link_is_pipe: launch.link_is_pipe,
         extra: launch.extra.iter().map(|(number, _)| *number).collect(),
         bounds: launch.bounds.cloned().unwrap_or_default(),
         open_files: launch.open_files,

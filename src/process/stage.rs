@@ -140,7 +140,10 @@ fn strings(settings: &Settings, identity: &Identity) -> nix::Result<Strings> {
     Ok((program, args, env))
 }
 
-const RESERVED: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", LINK_VARIABLE];
+/// The environment variable that carries the number of a pipe's descriptor.
+pub(super) const PIPE_VARIABLE: &str = "HERDWIRE_PIPE_FD";
+
+const RESERVED: [&str; 5] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", LINK_VARIABLE, PIPE_VARIABLE];
 
 fn own_variables(settings: &Settings) -> Vec<String> {
     let mut variables = Vec::new();
@@ -154,7 +157,8 @@ fn own_variables(settings: &Settings) -> Vec<String> {
         variables.push(format!("WATCHDOG_PID={}", std::process::id()));
     }
     if let Some(number) = settings.link {
-        variables.push(format!("{LINK_VARIABLE}={number}"));
+        let variable = if settings.link_is_pipe { PIPE_VARIABLE } else { LINK_VARIABLE };
+        variables.push(format!("{variable}={number}"));
     }
     variables
 }

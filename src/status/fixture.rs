@@ -139,6 +139,8 @@ fn instance(id: u32, app: &str, herd: &str, index: u32, instances: u32) -> Insta
         max_restarts: 16,
         listen: Vec::new(),
         slot: Some(index as u16 + 1),
+        transport: "native".into(),
+        stand_in: None,
         health: Default::default(),
         env: None,
     }

@@ -81,7 +81,7 @@ pub async fn adopt(keeper: KeeperLink, inheritance: Inheritance, reopen: OwnedFd
 
     let (arrivals_in, arrivals) = mpsc::channel(traffic::ARRIVALS);
     let (notices_in, notices) = mpsc::channel(QUEUE);
-    let memories = core::take_kinds(&mut descriptors, &[Kind::Directory, Kind::Outbox, Kind::Bell]);
+    let memories = core::take_kinds(&mut descriptors, &[Kind::Directory, Kind::Outbox, Kind::Bell, Kind::Stash]);
     let surroundings = wire::Surroundings {
         store: store.clone(),
         arrivals: arrivals_in.clone(),

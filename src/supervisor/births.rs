@@ -10,7 +10,7 @@ use super::core::Core;
 use super::deaths::exit_of;
 use super::registry::{Entry, Process};
 use super::spawner::{Order, Outcome};
-use crate::config::spec::AppSpec;
+use crate::config::spec::{AppSpec, Transport};
 use crate::config::variables::{self, Identity};
 use crate::keeper::client::Exit;
 use crate::keeper::name::{Kind, Name};
@@ -24,7 +24,11 @@ impl Core {
             return self.never_made(id, incarnation, why).await;
         }
         let entry = &self.registry.instances[&id];
-        let prepared = seqpacket::pair().and_then(|(ours, theirs)| {
+        let pair = match spec.transport {
+            Transport::Native => seqpacket::pair(),
+            Transport::Pipe => crate::wire::pipe(),
+        };
+        let prepared = pair.and_then(|(ours, theirs)| {
             let listeners = self.registry.listeners_of(entry).iter();
             let listeners = listeners.map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>()?;
             Ok((ours, theirs, listeners, self.outputs(entry, &spec)?))
@@ -150,6 +154,7 @@ impl Core {
             herd: spec.herd.as_str().into(),
             index: entry.index,
             spec: spec.wire,
+            transport: spec.transport,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::spec::AppSpec;
+use crate::config::spec::{AppSpec, Transport};
 use crate::lifecycle::Incarnation;
 use crate::process::{self, Cgroups, Group, Launch, OpenFiles, Output, Parent, SpawnError, Spawned, env_file};
 
@@ -98,6 +98,7 @@ fn spawn(order: Order, env: Vec<(String, String)>, group: Option<&Group>) -> Res
         env,
         listeners: order.listeners.iter().map(AsFd::as_fd).collect(),
         link: Some(order.link),
+        link_is_pipe: order.spec.transport == Transport::Pipe,
         extra: order.extra,
         out: order.out,
         err: order.err,

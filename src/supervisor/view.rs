@@ -20,6 +20,7 @@ impl Core {
         let usages = self.sample();
         let usage = |id: u32| Some(usages[usages.binary_search_by_key(&id, |(of, _)| *of).ok()?].1);
         let mut herds = self.mark(self.wire.look().await);
+        let mut stand_ins = self.wire.stand_ins().await;
         // One row for each number: candidates and those who finish are the deployments'.
         let shown = self.registry.instances.values().filter(|entry| entry.role == Role::Member);
         let mut instances: Vec<InstanceView> = Vec::new();
@@ -27,6 +28,7 @@ impl Core {
             let mut instance = self.instance(entry, usage(entry.id), env);
             let mut seats = herds.iter().flat_map(|herd| &herd.seats);
             instance.slot = seats.find(|(_, id)| **id == entry.id).map(|(slot, _)| *slot);
+            instance.stand_in = stand_ins.remove(&entry.id);
             instances.push(instance);
         }
         instances.sort_by_key(|instance| instance.id);
@@ -139,6 +141,8 @@ impl Core {
             max_restarts: spec.rules.max_restarts,
             listen: listening(spec, self.registry.listeners_of(entry)),
             slot: None,
+            transport: spec.transport.as_str().to_owned(),
+            stand_in: None,
             health: self.health_view(entry),
             env: env.then(|| spec.env.clone()),
         }

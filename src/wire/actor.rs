@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use herdwire_ipc::frame::{HELLO_BYTES, Hello};
@@ -19,8 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::herd::{Herd, HerdError, Links, Remains};
-use super::link::{Frame, Key, Link};
+use super::link::{Frame, Key, Link, Native};
+use super::standin::{StandIn, Wish};
 use super::{Command, Member, Notice, Surroundings};
+use crate::config::spec::Transport;
 use crate::keeper::name::{Kind, Name};
 use crate::relay::{Message, Origin, SessionId, Topic};
 
@@ -28,6 +30,8 @@ use crate::relay::{Message, Origin, SessionId, Topic};
 const TICK: Duration = Duration::from_millis(500);
 /// How often while something waits for participants or for room.
 const PRESSING: Duration = Duration::from_millis(5);
+/// How long what a dead client had said may take to be done.
+const LAST_WILL: Duration = Duration::from_secs(2);
 
 pub(super) struct Actor {
     around: Surroundings,
@@ -38,6 +42,9 @@ pub(super) struct Actor {
     /// What the supervisor itself listens to.
     heard: BTreeSet<Topic>,
     next_herd: u32,
+    /// What stand-ins of dead clients had in hand, until their members are attached.
+    stashes: BTreeMap<Key, OwnedFd>,
+    later: BTreeMap<Key, Later>,
 }
 
 /// A process with a link.
@@ -47,14 +54,25 @@ struct Known {
     greeted: bool,
     /// Whom it has accused: slot and incarnation.
     accused: BTreeSet<(Slot, u32)>,
+    /// Its process is gone; until then its stand-in may do what it had said.
+    over_by: Option<Instant>,
+}
+
+/// Says hello while its predecessor's last words are still being done.
+enum Later {
+    Native(Hello),
+    StandIn,
 }
 
 impl Actor {
     pub(super) fn new(
         around: Surroundings,
         commands: mpsc::Sender<Command>,
-        inherited: BTreeMap<Name, OwnedFd>,
+        mut inherited: BTreeMap<Name, OwnedFd>,
     ) -> Actor {
+        let stashes = inherited.extract_if(.., |name, _| name.kind == Kind::Stash);
+        let stashes = stashes.map(|(name, stash)| (Key { instance: name.owner, incarnation: name.generation }, stash));
+        let stashes = stashes.collect();
         let mut actor = Actor {
             heard: BTreeSet::new(),
             next_herd: 1,
@@ -63,6 +81,8 @@ impl Actor {
             herds: BTreeMap::new(),
             links: BTreeMap::new(),
             members: BTreeMap::new(),
+            stashes,
+            later: BTreeMap::new(),
         };
         for remains in gather(inherited, &actor.around) {
             let id = remains.id;
@@ -101,12 +121,18 @@ impl Actor {
             Command::Attach { member, link } => self.attach(member, link),
             Command::Down { instance, incarnation } => self.down(Key { instance, incarnation }),
             Command::Attached => {
+                for key in std::mem::take(&mut self.stashes).into_keys() {
+                    self.around.store.forget(stash_name(key));
+                }
                 let members = &self.members;
                 for herd in self.herds.values_mut() {
                     herd.part_with_the_dead(|key| members.contains_key(&key), &mut self.links, &self.around);
                 }
             }
             Command::Forget { instance } => {
+                let over = |(key, known): &(&Key, &Known)| key.instance == instance && known.over_by.is_some();
+                let over: Vec<Key> = self.members.iter().filter(over).map(|(key, _)| *key).collect();
+                over.into_iter().for_each(|key| self.over(key));
                 for herd in self.herds.values_mut() {
                     herd.forget(instance, &mut self.links);
                 }
@@ -120,7 +146,8 @@ impl Actor {
             Command::Shutdown { instance, incarnation, told } => {
                 let key = Key { instance, incarnation };
                 let greeted = self.members.get(&key).is_some_and(|known| known.greeted);
-                let link = self.links.get_mut(&key).filter(|_| greeted);
+                let listens = |link: &&mut Link| greeted && !link.stand_in().is_some_and(StandIn::is_over);
+                let link = self.links.get_mut(&key).filter(listens);
                 let is_told = link.is_some();
                 if let Some(link) = link {
                     link.tell(0, &ToInstance::Shutdown, &[]);
@@ -133,14 +160,23 @@ impl Actor {
             // Whoever asked may have gone meanwhile.
             Command::Look(reply) => drop(reply.send(self.herds.values_mut().map(Herd::view).collect())),
             Command::Beats(reply) => drop(reply.send(self.herds.values().flat_map(Herd::beats).collect())),
+            Command::StandIns(reply) => {
+                let views = self.links.iter().filter_map(|(key, link)| Some((key.instance, link.stand_in()?.view())));
+                // Whoever asked may have gone meanwhile.
+                drop(reply.send(views.collect()));
+            }
             Command::Frame(frame) => self.frame(frame),
+            Command::StandIn(key, wish) => self.wish(key, wish),
         }
     }
 
     fn attach(&mut self, member: Member, link: OwnedFd) {
         let key = Key { instance: member.instance, incarnation: member.incarnation };
-        match Link::open(key, link, self.commands.clone()) {
-            Ok(link) => drop(self.links.insert(key, link)),
+        if member.transport == Transport::Pipe {
+            return self.attach_pipe(key, member, link);
+        }
+        match Native::open(key, link, self.commands.clone()) {
+            Ok(link) => drop(self.links.insert(key, Link::Native(link))),
             Err(error) => {
                 tracing::error!(app = %member.app, index = member.index, "its link cannot be watched: {error}");
                 return;
@@ -153,10 +189,106 @@ impl Actor {
         if let Some(herd) = seated {
             herd.renew(key, &mut self.links);
         }
-        self.members.insert(key, Known { member, greeted, accused: BTreeSet::new() });
+        self.members.insert(key, Known { member, greeted, accused: BTreeSet::new(), over_by: None });
     }
 
+    /// A client that is stood in for. The stash is in the store before anything is read.
+    fn attach_pipe(&mut self, key: Key, member: Member, socket: OwnedFd) {
+        let stash = self.stashes.remove(&key);
+        let opened = StandIn::open(key, member.clone(), socket, stash, self.commands.clone())
+            .and_then(|stand_in| Ok((stand_in.stash()?, stand_in)));
+        let (stash, stand_in) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(app = %member.app, index = member.index, "its pipe cannot be served: {error}");
+                // Nobody else holds it, so that its client learns of its end.
+                return self.around.store.forget(Name::new(Kind::Link, key.instance, key.incarnation));
+            }
+        };
+        self.around.store.keep(stash_name(key), stash.as_fd());
+        let again = stand_in.is_inherited();
+        self.links.insert(key, Link::StandIn(stand_in));
+        self.members.insert(key, Known { member, greeted: again, accused: BTreeSet::new(), over_by: None });
+        if again {
+            self.stand_in(key);
+        }
+    }
+
+    /// Gives a client's stand-in a place in the herd.
+    fn stand_in(&mut self, key: Key) {
+        if self.has_predecessor(key) {
+            self.later.insert(key, Later::StandIn);
+            return;
+        }
+        let Some(known) = self.members.get_mut(&key) else { return };
+        known.greeted = true;
+        let member = known.member.clone();
+        let seated = self.ensure(&member.herd).and_then(|()| {
+            let herd = self.herds.get_mut(&member.herd).expect("it was just ensured");
+            herd.stand_in(&member, &mut self.links, &self.around)
+        });
+        if let Err(error) = seated {
+            tracing::warn!(instance = key.instance, incarnation = key.incarnation, "runs without wire: {error}");
+            if let Some(link) = self.links.get_mut(&key) {
+                link.tell(0, &ToInstance::Refused { reason: error.to_string() }, &[]);
+            }
+        }
+    }
+
+    /// Whether an earlier process of the instance still has something done for it.
+    fn has_predecessor(&self, key: Key) -> bool {
+        let earlier = |other: &Key| other.instance == key.instance && other.incarnation < key.incarnation;
+        self.members.iter().any(|(other, known)| earlier(other) && known.over_by.is_some())
+    }
+
+    fn wish(&mut self, key: Key, wish: Wish) {
+        match wish {
+            Wish::Hello => self.stand_in(key),
+            Wish::Say(_, ToSupervisor::Ready) => self.ready(key),
+            Wish::Say(id, message) => self.message(key, id, message),
+            Wish::Ended(why) => {
+                let Some(known) = self.members.get(&key) else { return };
+                if known.over_by.is_some() {
+                    return self.over(key);
+                }
+                let (app, index) = (&known.member.app, known.member.index);
+                tracing::info!(%app, index, "nothing more is said to it or heard from it: {why}");
+                if let Some(herd) = self.herds.get_mut(&known.member.herd) {
+                    herd.down(key, &mut self.links, &self.around);
+                }
+                self.links.get(&key).and_then(Link::stand_in).into_iter().for_each(StandIn::stop);
+            }
+        }
+    }
+
+    /// A process is gone. What it had said over a pipe is still done, for a while.
     fn down(&mut self, key: Key) {
+        match (self.links.get(&key).and_then(Link::stand_in), self.members.get_mut(&key)) {
+            (Some(stand_in), Some(known)) if !stand_in.is_over() => {
+                stand_in.finish();
+                known.over_by = Some(Instant::now() + LAST_WILL);
+            }
+            _ => self.over(key),
+        }
+    }
+
+    /// Nothing more comes of a process.
+    fn over(&mut self, key: Key) {
+        if self.links.get(&key).is_some_and(|link| link.stand_in().is_some()) {
+            self.around.store.forget(stash_name(key));
+        }
+        self.part(key);
+        let waiting = self.later.keys().filter(|later| later.instance == key.instance).copied();
+        for later in waiting.collect::<Vec<_>>() {
+            match self.later.remove(&later) {
+                Some(Later::StandIn) => self.stand_in(later),
+                Some(Later::Native(hello)) => self.greet(later, hello),
+                None => {}
+            }
+        }
+    }
+
+    fn part(&mut self, key: Key) {
         if let Some(known) = self.members.remove(&key)
             && let Some(herd) = self.herds.get_mut(&known.member.herd)
         {
@@ -194,6 +326,16 @@ impl Actor {
     }
 
     fn tick(&mut self) {
+        let now = Instant::now();
+        let late = self.members.iter().filter(|(_, known)| known.over_by.is_some_and(|by| now >= by));
+        let late: Vec<Key> = late.map(|(key, _)| *key).collect();
+        for key in late {
+            tracing::warn!(
+                instance = key.instance,
+                "what it had said before its end takes too long and is left undone"
+            );
+            self.over(key);
+        }
         self.links.values_mut().for_each(Link::flush);
         let heard: BTreeSet<&Arc<str>> = self.heard.iter().map(|topic| &topic.herd).collect();
         let around = &self.around;
@@ -231,9 +373,7 @@ impl Actor {
         if bytes.len() == HELLO_BYTES
             && let Some(hello) = Hello::from_bytes(&bytes)
         {
-            known.greeted = true;
-            let member = known.member.clone();
-            return self.hello(from, &member, hello);
+            return self.greet(from, hello);
         }
         if !known.greeted {
             return self.refuse(from, "the first frame of a link must be a hello");
@@ -244,6 +384,17 @@ impl Actor {
             Ok(None) => {}
             Err(error) => self.refuse(from, &format!("this link is broken: {error}")),
         }
+    }
+
+    fn greet(&mut self, key: Key, hello: Hello) {
+        if self.has_predecessor(key) {
+            self.later.insert(key, Later::Native(hello));
+            return;
+        }
+        let Some(known) = self.members.get_mut(&key) else { return };
+        known.greeted = true;
+        let member = known.member.clone();
+        self.hello(key, &member, hello);
     }
 
     fn hello(&mut self, key: Key, member: &Member, hello: Hello) {
@@ -284,13 +435,7 @@ impl Actor {
             ToSupervisor::Intern { name } => herd.intern(key, id, &name, links),
             ToSupervisor::Subscribe { name } => herd.subscribe(key, id, &name, true, links),
             ToSupervisor::Unsubscribe { name } => herd.subscribe(key, id, &name, false, links),
-            ToSupervisor::Ready => {
-                let notice = Notice::Ready { instance: key.instance, incarnation: key.incarnation };
-                // Full only when the supervisor does not read; a lost ready then shows as a missed listen_timeout.
-                if self.around.notices.try_send(notice).is_err() {
-                    tracing::error!(instance = key.instance, "its readiness could not be passed on");
-                }
-            }
+            ToSupervisor::Ready => self.ready(key),
             ToSupervisor::Leave => herd.down(key, links, &self.around),
             ToSupervisor::Accuse { slot, incarnation, reason } => {
                 // Once for each: a worker must not fill our log.
@@ -299,6 +444,14 @@ impl Actor {
                     tracing::warn!(herd = %herd.name, by = key.instance, slot, incarnation, "a participant is accused: {reason}");
                 }
             }
+        }
+    }
+
+    fn ready(&self, key: Key) {
+        let notice = Notice::Ready { instance: key.instance, incarnation: key.incarnation };
+        // Full only when the supervisor does not read; a lost ready then shows as a missed listen_timeout.
+        if self.around.notices.try_send(notice).is_err() {
+            tracing::error!(instance = key.instance, "its readiness could not be passed on");
         }
     }
 
@@ -319,6 +472,10 @@ impl Actor {
             herd.unreachable(key, &mut self.links);
         }
     }
+}
+
+fn stash_name(key: Key) -> Name {
+    Name::new(Kind::Stash, key.instance, key.incarnation)
 }
 
 /// Sorts what the store held by herd. A directory of an older generation is superseded and dropped.

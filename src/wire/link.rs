@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Command;
+use super::standin::StandIn;
 
 /// Frames that may wait for a worker that does not read.
 const WAITING: usize = 2048;
@@ -35,24 +36,57 @@ pub(super) struct Frame {
     pub bytes: Option<Vec<u8>>,
 }
 
-/// The sending side of a link; dropping it ends the reading task.
+/// How one process is told; dropping it ends whatever reads.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) enum Link {
+    /// To a client that maps the herd's memory.
+    Native(Native),
+    /// To the supervisor's own stand-in for one that cannot.
+    StandIn(StandIn),
+}
+
+impl Link {
+    /// Tells, or keeps it until the other side reads.
+    pub(super) fn tell(&mut self, id: u64, message: &ToInstance, descriptors: &[&Arc<OwnedFd>]) {
+        match self {
+            Link::Native(native) => native.tell(id, message, descriptors),
+            Link::StandIn(stand_in) => stand_in.tell(id, message, descriptors),
+        }
+    }
+
+    /// Sends what waits, as far as the other side reads.
+    pub(super) fn flush(&mut self) {
+        if let Link::Native(native) = self {
+            native.flush();
+        }
+    }
+
+    pub(super) fn stand_in(&self) -> Option<&StandIn> {
+        match self {
+            Link::Native(_) => None,
+            Link::StandIn(stand_in) => Some(stand_in),
+        }
+    }
+}
+
+/// The sending side of a link.
+#[derive(Debug)]
+pub(super) struct Native {
     socket: Arc<Watched>,
     waiting: VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
     broken: bool,
     reader: JoinHandle<()>,
 }
 
-impl Link {
-    pub(super) fn open(key: Key, socket: OwnedFd, commands: mpsc::Sender<Command>) -> io::Result<Link> {
+impl Native {
+    pub(super) fn open(key: Key, socket: OwnedFd, commands: mpsc::Sender<Command>) -> io::Result<Native> {
         let socket = Arc::new(Watched::new(socket)?);
         let reader = tokio::spawn(read(key, Arc::clone(&socket), commands));
-        Ok(Link { socket, waiting: VecDeque::new(), broken: false, reader })
+        Ok(Native { socket, waiting: VecDeque::new(), broken: false, reader })
     }
 
     /// Sends a frame with its descriptors, or keeps it until the worker reads.
-    pub(super) fn tell(&mut self, id: u64, message: &ToInstance, descriptors: &[&Arc<OwnedFd>]) {
+    fn tell(&mut self, id: u64, message: &ToInstance, descriptors: &[&Arc<OwnedFd>]) {
         if self.broken {
             return;
         }
@@ -66,7 +100,7 @@ impl Link {
     }
 
     /// Sends what waits, as far as the worker reads.
-    pub(super) fn flush(&mut self) {
+    fn flush(&mut self) {
         while let Some((bytes, descriptors)) = self.waiting.front() {
             let borrowed: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
             match seqpacket::send(self.socket.as_fd(), bytes, &borrowed, Wait::Never) {
@@ -86,7 +120,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for Native {
     fn drop(&mut self) {
         self.reader.abort();
     }

@@ -42,6 +42,11 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) struct Seat {
     pub slot: Slot,
     pub instance: u32,
+    /// Which process of the instance sits here. Its outbox may count on beyond: each supervisor that stands in for it
+    /// has one of its own.
+    pub process: u32,
+    /// Whether the supervisor stands in for it.
+    pub stands_in: bool,
     pub standing: Standing,
     pub outbox: Outbox,
     /// Outboxes of dead predecessors, oldest first, until every reader has read them to the end.
@@ -62,7 +67,12 @@ pub(super) const RETIRED: usize = 3;
 impl Seat {
     /// The process that sits here.
     pub(super) fn key(&self) -> Key {
-        Key { instance: self.instance, incarnation: self.outbox.incarnation }
+        Key { instance: self.instance, incarnation: self.process }
+    }
+
+    /// Whether a change waits until it has taken it over. A stand-in lives with us: what it is told, it knows.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_running() && !self.late && !self.stands_in
     }
 
     pub(super) fn is_running(&self) -> bool {

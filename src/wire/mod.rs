@@ -12,6 +12,7 @@ mod barrier;
 mod herd;
 mod link;
 mod member;
+pub mod standin;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -21,11 +22,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::spec::WireSpec;
+use crate::config::spec::{Transport, WireSpec};
 use crate::keeper::handle::Store;
 use crate::keeper::name::Name;
 use crate::relay::{Message, Origin, ToWire, Topic};
-use crate::snapshot::HerdView;
+use crate::snapshot::{HerdView, StandInView};
+pub use standin::pair as pipe;
 
 /// Commands that may wait for the wire's task. Whoever finds it full waits; the task itself waits for nobody.
 const COMMANDS: usize = 1024;
@@ -39,6 +41,7 @@ pub struct Member {
     pub herd: Arc<str>,
     pub index: u32,
     pub spec: WireSpec,
+    pub transport: Transport,
 }
 
 /// What the wire tells the supervisor.
@@ -80,8 +83,11 @@ enum Command {
     },
     Look(oneshot::Sender<Vec<HerdView>>),
     Beats(oneshot::Sender<Vec<(u32, u32, u64)>>),
+    StandIns(oneshot::Sender<BTreeMap<u32, StandInView>>),
     /// A frame that came over a link, or its end.
     Frame(link::Frame),
+    /// What a stand-in wants.
+    StandIn(link::Key, standin::Wish),
 }
 
 /// What the wire's task needs from the others.
@@ -99,7 +105,7 @@ pub struct Surroundings {
 impl Wire {
     /// Starts the wire's task on what a predecessor left in the store: nothing, or herds with their members.
     ///
-    /// `inherited` holds outboxes, bells and directories; links come with [`Wire::attach`].
+    /// `inherited` holds outboxes, bells, directories and stashes; links come with [`Wire::attach`].
     pub fn start(surroundings: Surroundings, inherited: BTreeMap<Name, OwnedFd>, tasks: &TaskTracker) -> Wire {
         let (commands, queue) = mpsc::channel(COMMANDS);
         let actor = actor::Actor::new(surroundings, commands.clone(), inherited);
@@ -161,6 +167,13 @@ impl Wire {
     pub async fn beats(&self) -> Vec<(u32, u32, u64)> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Beats(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// The supervisor's stand-ins, by instance.
+    pub async fn stand_ins(&self) -> BTreeMap<u32, StandInView> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::StandIns(reply)).await;
         answer.await.unwrap_or_default()
     }
 

@@ -46,6 +46,7 @@ mod logs;
 mod logs_kept;
 mod main_process;
 mod outlast;
+mod pipe;
 mod process;
 mod ready;
 mod reload;

@@ -15,6 +15,7 @@
 //! send INSTANCE C TEXT                 ok
 //! session SESSION C TEXT               ok
 //! fill C BYTES                         ok, when so many bytes were published
+//! flood C COUNT TEXT                   ok, when TEXT-0, TEXT-1, ... were published, one call each
 //! peers                                ok ID:STATE ...
 //! env NAME                             ok VALUE                   (nothing when it is not set)
 //! notify TEXT                          ok                         TEXT to NOTIFY_SOCKET, `|` for a new line
@@ -164,6 +165,13 @@ impl Puppet {
                 while left > 0 {
                     self.herd()?.publish(&channel, &piece[..left.min(piece.len())])?;
                     left = left.saturating_sub(piece.len());
+                }
+            }
+            "flood" => {
+                let [channel, count, text] = words(rest)?;
+                let channel = self.channel(channel)?;
+                for number in 0..count.parse::<u64>()? {
+                    self.herd()?.publish_text(&channel, &format!("{text}-{number}"))?;
                 }
             }
             "peers" => {

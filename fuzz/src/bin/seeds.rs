@@ -16,6 +16,22 @@ fn main() {
     keeper(&corpus.join("keeper"));
     control_socket(&corpus.join("control"));
     state(&corpus.join("state"));
+    pipe(&corpus.join("pipe"));
+}
+
+fn pipe(folder: &Path) {
+    let frames = [
+        r#"{"op":"hello","protocol":1}"#,
+        r#"{"op":"subscribe","channel":"orders","id":1}"#,
+        r#"{"op":"publish","channel":"orders","value":{"a":[1,2.5e3,null,"\u00e4\n"]},"id":"x"}"#,
+        r#"{"op":"publish","channel":"orders","text":"t","to":3}"#,
+        r#"{"op":"publish","channel":"orders","base64":"AAEC","tag":"msgpack","session":"000000000000000000000000000000ff"}"#,
+        r#"{"op":"peers","id":2}"#,
+    ];
+    for (number, frame) in frames.iter().enumerate() {
+        seed(folder, &format!("frame-{number}"), frame.as_bytes());
+    }
+    seed(folder, "all", frames.join("\n").as_bytes());
 }
 
 fn keeper(folder: &Path) {

@@ -10,7 +10,7 @@ use herdwire_ipc::{SUPERVISOR, Slot, layout, memory};
 use super::{Herd, HerdError, Links, forget, keep, new_outbox, tell};
 use crate::wire::barrier::Then;
 use crate::wire::link::Key;
-use crate::wire::member::{NOBODY, Retired, Seat, Standing};
+use crate::wire::member::{NOBODY, Outbox, Retired, Seat, Standing};
 use crate::wire::{Member, Surroundings};
 
 impl Herd {
@@ -36,7 +36,8 @@ impl Herd {
         let base = self.next_base(slot, member.spec.ring_bytes);
         let end = self.end_of(slot);
         self.vacate(slot, around);
-        let outbox = new_outbox(self.id, slot, member.incarnation, member.spec.ring_bytes)?;
+        let incarnation = self.next_incarnation(slot, member);
+        let outbox = new_outbox(self.id, slot, incarnation, member.spec.ring_bytes)?;
         keep(around, self.id, slot, &outbox);
         match self.seats.get_mut(&slot) {
             Some(seat) => {
@@ -47,16 +48,27 @@ impl Herd {
                 seat.late = false;
                 seat.leaving = false;
                 seat.instance = member.instance;
+                seat.process = member.incarnation;
+                seat.stands_in = false;
             }
             None => {
-                let (instance, retired) = (member.instance, Vec::new());
-                let (standing, late, leaving) = (Standing::Joining, false, false);
-                let seat = Seat { slot, instance, standing, outbox, retired, base, late, leaving };
+                let seat = Seat {
+                    slot,
+                    instance: member.instance,
+                    process: member.incarnation,
+                    stands_in: false,
+                    standing: Standing::Joining,
+                    outbox,
+                    retired: Vec::new(),
+                    base,
+                    late: false,
+                    leaving: false,
+                };
                 self.seats.insert(slot, seat);
             }
         }
         self.retire(slot, around);
-        self.directory.set_slot(slot, SlotState::Joining, member.incarnation, Some(member.instance));
+        self.directory.set_slot(slot, SlotState::Joining, incarnation, Some(member.instance));
         self.directory.bump();
         self.send_welcome(slot, member, request, links);
         Ok(())
@@ -86,7 +98,7 @@ impl Herd {
             index: member.index,
             instance: member.instance,
             slot,
-            incarnation: member.incarnation,
+            incarnation: seat.outbox.incarnation,
             ring_bytes: member.spec.ring_bytes,
             base: seat.base,
             successor: predecessor.is_some(),
@@ -110,15 +122,26 @@ impl Herd {
         let outbox = seat.outbox.clone();
         self.map(slot, &outbox, false);
         self.seats.get_mut(&slot).expect("looked up above").standing = Standing::Running;
-        self.directory.set_slot(slot, SlotState::Running, key.incarnation, Some(key.instance));
+        self.directory.set_slot(slot, SlotState::Running, outbox.incarnation, Some(key.instance));
+        self.make_known(slot, key, &outbox, links);
+        Ok(())
+    }
+
+    /// Introduces a participant that runs now to all others, and them to it.
+    pub(super) fn make_known(&mut self, slot: Slot, key: Key, outbox: &Outbox, links: &mut Links) {
         let version = self.directory.bump();
-        let peer = ToInstance::Peer { slot, incarnation: key.incarnation, retired: false };
+        let peer = ToInstance::Peer { slot, incarnation: outbox.incarnation, retired: false };
         for other in self.running().filter(|other| *other != key) {
             tell(links, other, 0, &peer, &[&outbox.memory, &outbox.bell]);
         }
         self.introduce_all_to(key, links);
         self.look_again(version, Then::Joined(key), links);
-        Ok(())
+    }
+
+    /// The number of the next outbox of a slot: that of its process, but for one that was stood in for more than once.
+    pub(super) fn next_incarnation(&self, slot: Slot, member: &Member) -> u32 {
+        let seat = self.seats.get(&slot).filter(|seat| seat.instance == member.instance);
+        seat.map_or(0, |seat| seat.outbox.incarnation + 1).max(member.incarnation)
     }
 
     /// Tells one participant of all others, the dead with unread records first.

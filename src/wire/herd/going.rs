@@ -19,8 +19,9 @@ impl Herd {
             Standing::Joining => self.give_back(slot, links, around),
             Standing::Running => {
                 seat.standing = Standing::Down;
-                self.directory.set_slot(slot, SlotState::Down, key.incarnation, Some(key.instance));
-                self.part(slot, key, links);
+                let incarnation = seat.outbox.incarnation;
+                self.directory.set_slot(slot, SlotState::Down, incarnation, Some(key.instance));
+                self.part(slot, incarnation, links);
             }
         }
     }
@@ -49,7 +50,8 @@ impl Herd {
 
     /// An instance is deleted. Its slot is free once everybody has read what it left.
     pub(in crate::wire) fn forget(&mut self, instance: u32, links: &mut Links) {
-        let Some((slot, key)) = self.seat_of(instance).map(|seat| (seat.slot, seat.key())) else { return };
+        let seat = self.seat_of(instance);
+        let Some((slot, incarnation)) = seat.map(|seat| (seat.slot, seat.outbox.incarnation)) else { return };
         let channels: Vec<ChannelId> = self.directory.channels().map(|(id, _)| id).collect();
         for channel in channels {
             self.directory.set_subscribed(channel, slot, false);
@@ -57,19 +59,19 @@ impl Herd {
         let seat = self.seats.get_mut(&slot).expect("its seat was just found");
         seat.standing = Standing::Down;
         seat.instance = NOBODY;
-        self.directory.set_slot(slot, SlotState::Free, key.incarnation, None);
-        self.part(slot, key, links);
+        self.directory.set_slot(slot, SlotState::Free, incarnation, None);
+        self.part(slot, incarnation, links);
     }
 
-    fn part(&mut self, slot: Slot, key: Key, links: &mut Links) {
+    fn part(&mut self, slot: Slot, incarnation: u32, links: &mut Links) {
         self.remember_counters(slot);
         let version = self.directory.bump();
-        self.control.gone(slot, key.incarnation);
+        self.control.gone(slot, incarnation);
         for barrier in &mut self.barriers {
             barrier.gone(slot);
         }
         for other in self.running() {
-            tell(links, other, 0, &ToInstance::Gone { slot, incarnation: key.incarnation }, &[]);
+            tell(links, other, 0, &ToInstance::Gone { slot, incarnation }, &[]);
             tell(links, other, 0, &ToInstance::LookAgain { version }, &[]);
         }
         self.settle(links);

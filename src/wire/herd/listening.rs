@@ -59,7 +59,7 @@ impl Herd {
 
     pub(super) fn look_again(&mut self, version: u64, then: Then, links: &mut Links) {
         let waiting: BTreeSet<Slot> =
-            self.seats.values().filter(|seat| seat.is_running() && !seat.late).map(|seat| seat.slot).collect();
+            self.seats.values().filter(|seat| seat.is_awaited()).map(|seat| seat.slot).collect();
         self.barriers.push(Barrier { version, waiting, until: Instant::now() + barrier::LIMIT, then });
         self.tell_all(version, links);
         self.settle(links);

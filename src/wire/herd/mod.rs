@@ -1,7 +1,7 @@
 //! One herd: its directory, its seats, its own place in it.
 //!
 //! Owns the herd's memory and decides who is told what, over links that the actor lends it. What happens when somebody
-//! comes, listens or goes stands in `coming`, `listening` and `going`; what comes from outside in `outside`; the
+//! comes, listens or goes stands in `coming`, `listening` and `going`, whom the supervisor stands in for in `standing_in`; what comes from outside in `outside`; the
 //! figures in `counting`.
 //!
 //! Invariants
@@ -14,6 +14,7 @@ mod counting;
 mod going;
 mod listening;
 mod outside;
+mod standing_in;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -194,7 +195,7 @@ impl Herd {
     /// Instance, incarnation and beat of everybody who runs.
     pub(super) fn beats(&self) -> impl Iterator<Item = (u32, u32, u64)> {
         let running = self.seats.values().filter(|seat| seat.is_running());
-        running.filter_map(|seat| Some((seat.instance, seat.outbox.incarnation, self.control.last_beat(seat.slot)?)))
+        running.filter_map(|seat| Some((seat.instance, seat.process, self.control.last_beat(seat.slot)?)))
     }
 
     /// Sits everybody down again whom the directory and the store know.
@@ -225,6 +226,8 @@ impl Herd {
             let seat = self.seats.entry(slot).or_insert_with(|| Seat {
                 slot,
                 instance: place.instance.unwrap_or(NOBODY),
+                process: incarnation,
+                stands_in: false,
                 standing,
                 outbox: outbox.clone(),
                 retired: Vec::new(),
@@ -235,6 +238,7 @@ impl Herd {
             // Incarnations come in rising order, so the last one is who sits there.
             if seat.outbox.incarnation < incarnation {
                 let old = std::mem::replace(&mut seat.outbox, outbox);
+                seat.process = incarnation;
                 seat.retired.push(Retired { outbox: old, end: before.unwrap_or(0) });
             }
         }
