@@ -313,7 +313,8 @@ impl Phase {
             Phase::Delete => drop(herd.stand.herdwire(["delete", "subject"])?),
             Phase::Upgrade => drop(herd.stand.herdwire(["upgrade"])?),
             Phase::Crash => {
-                let victim = herd.subjects()?[0];
+                // The fault may have struck while it was asked who is there.
+                let victim = *herd.subjects()?.first().context("nobody is online")?;
                 send(victim, Signal::SIGKILL)?;
                 let is_back = || Ok(herd.subjects().is_ok_and(|now| now.len() == SUBJECTS && !now.contains(&victim)));
                 ensure!(interrupt::wait_for(OVER_LIMIT, is_back)?, "it has not come back");
