@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use measure::interrupt;
-use measure::stand::{Pids, descriptors, is_alive};
+use measure::stand::{Pids, is_alive};
 
 /// What was let go is closed at the latest.
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
@@ -37,11 +37,22 @@ impl Footprint {
     }
 }
 
+/// Descriptors that a process holds, but for logs and files of /proc: a supervisor that takes over opens those when there is
+/// something to write or to look at, and lets go of them with their instance.
+fn lasting_descriptors(pid: u32) -> Option<usize> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let is_lasting = |path: &Path| {
+        let is_log = path.to_string_lossy().contains(".log");
+        !is_log && !path.starts_with("/proc")
+    };
+    Some(entries.flatten().filter(|entry| fs::read_link(entry.path()).is_ok_and(|path| is_lasting(&path))).count())
+}
+
 /// Descriptors of keeper and supervisor, once their number stays the same.
 pub fn settled_descriptors(pids: Pids) -> anyhow::Result<u64> {
     /// Outboxes of the dead are let go about once a second.
     const STEADY: Duration = Duration::from_millis(2500);
-    let count = || [pids.keeper, pids.supervisor].into_iter().filter_map(descriptors).sum::<usize>() as u64;
+    let count = || [pids.keeper, pids.supervisor].into_iter().filter_map(lasting_descriptors).sum::<usize>() as u64;
     let (mut last, mut since) = (count(), Instant::now());
     interrupt::wait_for(QUIET_LIMIT, || {
         let now = count();
