@@ -8,10 +8,18 @@ use herdwire_ipc::link::{ToInstance, Welcome};
 use herdwire_ipc::{SUPERVISOR, Slot, layout, memory};
 
 use super::{Herd, HerdError, Links, forget, keep, new_outbox, tell};
+use crate::config::spec::Transport;
 use crate::wire::barrier::Then;
 use crate::wire::link::Key;
 use crate::wire::member::{NOBODY, Outbox, Retired, Seat, Standing};
 use crate::wire::{Member, Surroundings};
+
+/// What the newcomer to a slot gets, and where what its predecessor wrote ends.
+pub(super) struct Fresh {
+    pub(super) outbox: Outbox,
+    pub(super) base: u64,
+    end: u64,
+}
 
 impl Herd {
     /// A process says hello: gives it its slot, or the one that its predecessor left.
@@ -33,45 +41,48 @@ impl Herd {
             Some(seat) => seat.slot,
             None => self.free_slot().ok_or(HerdError::Full)?,
         };
+        let fresh = self.take_slot(slot, member, around)?;
+        let incarnation = fresh.outbox.incarnation;
+        self.sit_down(slot, member, fresh, Standing::Joining);
+        self.retire(slot, around);
+        self.directory.set_slot(slot, SlotState::Joining, incarnation, Some(member.instance));
+        self.directory.bump();
+        self.send_welcome(slot, member, request, links);
+        Ok(())
+    }
+
+    /// Makes what a newcomer to a slot is to have, and stores it before anybody hears of it.
+    pub(super) fn take_slot(&mut self, slot: Slot, member: &Member, around: &Surroundings) -> Result<Fresh, HerdError> {
         let base = self.next_base(slot, member.spec.ring_bytes);
         let end = self.end_of(slot);
         self.vacate(slot, around);
         let incarnation = self.next_incarnation(slot, member);
         let outbox = new_outbox(self.id, slot, incarnation, member.spec.ring_bytes)?;
         keep(around, self.id, slot, &outbox);
-        match self.seats.get_mut(&slot) {
-            Some(seat) => {
-                let old = std::mem::replace(&mut seat.outbox, outbox);
-                seat.retired.push(Retired { outbox: old, end });
-                seat.standing = Standing::Joining;
-                seat.base = base;
-                seat.late = false;
-                seat.leaving = false;
-                seat.instance = member.instance;
-                seat.process = member.incarnation;
-                seat.stands_in = false;
-            }
-            None => {
-                let seat = Seat {
-                    slot,
-                    instance: member.instance,
-                    process: member.incarnation,
-                    stands_in: false,
-                    standing: Standing::Joining,
-                    outbox,
-                    retired: Vec::new(),
-                    base,
-                    late: false,
-                    leaving: false,
-                };
-                self.seats.insert(slot, seat);
-            }
+        Ok(Fresh { outbox, base, end })
+    }
+
+    /// Seats a member in its slot; what its predecessor had there is retired.
+    pub(super) fn sit_down(&mut self, slot: Slot, member: &Member, fresh: Fresh, standing: Standing) {
+        let Fresh { outbox, base, end } = fresh;
+        let mut retired = Vec::new();
+        if let Some(before) = self.seats.remove(&slot) {
+            retired = before.retired;
+            retired.push(Retired { outbox: before.outbox, end });
         }
-        self.retire(slot, around);
-        self.directory.set_slot(slot, SlotState::Joining, incarnation, Some(member.instance));
-        self.directory.bump();
-        self.send_welcome(slot, member, request, links);
-        Ok(())
+        let seat = Seat {
+            slot,
+            instance: member.instance,
+            process: member.incarnation,
+            stands_in: member.transport == Transport::Pipe,
+            standing,
+            outbox,
+            retired,
+            base,
+            late: false,
+            leaving: false,
+        };
+        self.seats.insert(slot, seat);
     }
 
     /// Lets go of what a deleted instance left in its slot: it is no predecessor of whoever comes there next.

@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use herdwire_ipc::directory::SlotState;
 use herdwire_ipc::{Participant, Place, Slot, memory};
 
-use super::{Herd, HerdError, Links, keep, new_outbox};
+use super::{Herd, HerdError, Links};
 use crate::wire::link::{Key, Link};
-use crate::wire::member::{Outbox, Retired, Seat, Standing};
+use crate::wire::member::{Outbox, Standing};
 use crate::wire::standin::Seated;
 use crate::wire::{Member, Surroundings};
 
@@ -27,12 +27,8 @@ impl Herd {
         };
         let key = Key { instance: member.instance, incarnation: member.incarnation };
         let Some(Link::StandIn(stand_in)) = links.get(&key) else { return Ok(()) };
-        let base = self.next_base(slot, member.spec.ring_bytes);
-        let end = self.end_of(slot);
-        self.vacate(slot, around);
-        let incarnation = self.next_incarnation(slot, member);
-        let outbox = new_outbox(self.id, slot, incarnation, member.spec.ring_bytes)?;
-        keep(around, self.id, slot, &outbox);
+        let fresh = self.take_slot(slot, member, around)?;
+        let outbox = fresh.outbox.clone();
         let (mut published, mut predecessor) = (false, None);
         if stand_in.is_inherited() {
             let (written, head) = stand_in.written();
@@ -46,9 +42,9 @@ impl Herd {
         let place = Place {
             herd: u64::from(self.id),
             slot,
-            incarnation,
+            incarnation: outbox.incarnation,
             ring_bytes: member.spec.ring_bytes,
-            base,
+            base: fresh.base,
             stall_timeout: member.spec.stall_timeout,
             max_message: member.spec.max_message,
         };
@@ -57,35 +53,14 @@ impl Herd {
             herdwire_ipc::join(&place, own, bell, self.directory_memory.try_clone()?, predecessor)?;
         memory::seal(outbox.memory.as_fd())?;
         self.remember_counters(slot);
-        self.sit_down(slot, member, outbox.clone(), base, end);
+        self.sit_down(slot, member, fresh, Standing::Running);
         self.map(slot, &outbox, false);
         if let Some(Link::StandIn(stand_in)) = links.get_mut(&key) {
             stand_in.take_place(Seated { publisher, drain, control }, published);
         }
-        self.directory.set_slot(slot, SlotState::Running, incarnation, Some(member.instance));
+        self.directory.set_slot(slot, SlotState::Running, outbox.incarnation, Some(member.instance));
         self.make_known(slot, key, &outbox, links);
         Ok(())
-    }
-
-    fn sit_down(&mut self, slot: Slot, member: &Member, outbox: Outbox, base: u64, end: u64) {
-        let mut retired = Vec::new();
-        if let Some(before) = self.seats.remove(&slot) {
-            retired = before.retired;
-            retired.push(Retired { outbox: before.outbox, end });
-        }
-        let seat = Seat {
-            slot,
-            instance: member.instance,
-            process: member.incarnation,
-            stands_in: true,
-            standing: Standing::Running,
-            outbox,
-            retired,
-            base,
-            late: false,
-            leaving: false,
-        };
-        self.seats.insert(slot, seat);
     }
 
     /// The outbox of one incarnation of a slot, if it is still here.
